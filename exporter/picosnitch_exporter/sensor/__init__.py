@@ -1,0 +1,1 @@
+"""The privileged process: loads the BPF program, drains it, watches execs."""
