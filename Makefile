@@ -94,7 +94,8 @@ export INSTALL_PACKAGES
 install_packages = @packages='$(1)' servers='$(TEST_SERVERS)' sh -ec "$$INSTALL_PACKAGES"
 
 # $(call install_project,EXTRAS): what is satisfied is not looked up again.
-install_project = $(PIP) install -q 'hatchling>=1.27' && \
+install_project = @echo "installing the Python packages into $(VENV)"; \
+	$(PIP) install -q 'hatchling>=1.27' && \
 	$(PIP) install -q --no-build-isolation -e '.[$(1)]' && touch $@
 
 # $(call not_built_yet,FILE): one line, and an error.
