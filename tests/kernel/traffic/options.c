@@ -10,12 +10,12 @@
 #define OPTIONS_MAX 64
 
 static const char *const keys[] = {
-	"batch",   "bind",	"broadcast",   "buffer",      "busy",  "bytes",	  "child_bytes",
-	"closing", "connected", "count",       "deadline_ms", "exec",  "expect",  "fd",
-	"gro",	   "group",	"gso",	       "hdrincl",     "hold",  "host",	  "interface",
-	"maxseg",  "mode",	"next",	       "path",	      "port",  "ports",	  "proto",
-	"reset",   "room",	"receive_via", "size",	      "start", "threads", "to",
-	"type",	   "unlink",	"via",
+	"batch",   "bind",	"broadcast", "buffer",	    "busy", "bytes",  "child_bytes",
+	"closing", "connected", "count",     "deadline_ms", "exec", "expect", "fd",
+	"gro",	   "group",	"gso",	     "hdrincl",	    "hold", "host",   "interface",
+	"ktls",	   "maxseg",	"mode",	     "next",	    "path", "port",   "ports",
+	"proto",   "reset",	"room",	     "receive_via", "size", "start",  "threads",
+	"to",	   "type",	"unlink",    "via",
 };
 
 static struct {

@@ -20,6 +20,8 @@ static void note_syn_data(int fd)
 
 static void use_connection(int fd, enum mode mode)
 {
+	if (option_number("ktls", 0))
+		ktls_start(fd);
 	pump_stream(fd, mode);
 	note_syn_data(fd);
 }

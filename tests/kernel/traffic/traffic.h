@@ -72,30 +72,30 @@ bool endpoint_equal(const struct endpoint *left, const struct endpoint *right);
 const char *endpoint_host(const struct endpoint *endpoint, char *text, size_t size);
 unsigned int interface_index(void);
 
-/* uring.c: io_uring by raw system calls, one request in flight. */
+/* uring.c: io_uring by raw system calls. */
 struct ring {
 	int fd;
 	bool sqpoll;
-	unsigned int sqe_flags;
+	unsigned int sqe_flags, queued;
 	unsigned int *sq_tail, *sq_mask, *sq_flags, *sq_array;
 	unsigned int *cq_head, *cq_tail, *cq_mask;
 	void *sqes, *cqes;
 };
 
+/* The fields of a submission queue entry, by the names of linux/io_uring.h's. */
 struct ring_request {
-	uint8_t opcode;
-	int fd;
-	const void *address;
-	uint32_t length;
-	uint64_t offset;
-	uint32_t flags; /* of the operation: MSG_ or SPLICE_F_ */
-	int splice_from;
-	uint64_t splice_offset;
+	uint8_t opcode, sqe_flags;
+	uint16_t ioprio, group;
+	int fd, splice_from;
+	uint64_t address, offset, tag;
+	uint32_t length, flags;
 };
 
 void ring_open(struct ring *ring, bool sqpoll, bool async);
 void ring_close(struct ring *ring);
 void ring_need(const struct ring *ring, uint8_t opcode);
+void ring_queue(struct ring *ring, const struct ring_request *request);
+int ring_wait(struct ring *ring, unsigned int *flags, uint64_t *tag);
 ssize_t ring_run(struct ring *ring, const struct ring_request *request);
 
 /*
@@ -108,7 +108,7 @@ struct way {
 	char *buffer;
 	size_t size;
 	unsigned int calls;
-	bool connected, stream;
+	bool connected, stream, armed;
 	struct endpoint peer;
 	int pipe[2];
 	size_t piped;
@@ -121,6 +121,7 @@ struct via {
 	const char *name;
 	void (*open)(struct way *way);
 	ssize_t (*move)(struct way *way, size_t length);
+	void (*close)(struct way *way);
 };
 
 extern const struct via send_vias[], receive_vias[];
@@ -134,6 +135,8 @@ void way_close(struct way *way);
 const char *receive_via_name(void);
 const char *send_via_name(void);
 void way_pipe(struct way *way);
+size_t way_fill_pipe(struct way *way, size_t length);
+void way_drain_pipe(struct way *way, size_t length);
 ssize_t way_send(struct way *way, size_t length);
 ssize_t way_receive(struct way *way, size_t length);
 
@@ -157,6 +160,7 @@ void socket_connect(int fd, const struct endpoint *to);
 int socket_listen(int protocol);
 int socket_accept(int listener);
 int stream_connect(int protocol);
+void ktls_start(int fd);
 void receive_room(int fd);
 void note_drops(int fd);
 

@@ -110,6 +110,8 @@ void way_open_receive(struct way *way, int fd, const char *name)
 
 void way_close(struct way *way)
 {
+	if (way->via->close)
+		way->via->close(way);
 	munmap(way->buffer, way->size + 1);
 	if (way->pipe[0] >= 0) {
 		close(way->pipe[0]);

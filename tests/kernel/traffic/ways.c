@@ -107,13 +107,13 @@ static ssize_t by_sendmmsg(struct way *way, size_t length)
 }
 
 const struct via send_vias[] = {
-	{ "write", NULL, by_write },
-	{ "writev", NULL, by_writev },
-	{ "send", NULL, by_sendto },
-	{ "sendto", NULL, by_sendto },
-	{ "sendmsg", NULL, by_sendmsg },
-	{ "sendmmsg", NULL, by_sendmmsg },
-	{ NULL, NULL, NULL },
+	{ "write", NULL, by_write, NULL },
+	{ "writev", NULL, by_writev, NULL },
+	{ "send", NULL, by_sendto, NULL },
+	{ "sendto", NULL, by_sendto, NULL },
+	{ "sendmsg", NULL, by_sendmsg, NULL },
+	{ "sendmmsg", NULL, by_sendmmsg, NULL },
+	{ NULL, NULL, NULL, NULL },
 };
 
 static ssize_t by_read(struct way *way, size_t length)
@@ -231,9 +231,9 @@ static ssize_t by_waitall(struct way *way, size_t length)
 }
 
 const struct via receive_vias[] = {
-	{ "read", NULL, by_read },	 { "readv", NULL, by_readv },
-	{ "recv", NULL, by_recv },	 { "recvfrom", NULL, by_recvfrom },
-	{ "recvmsg", NULL, by_recvmsg }, { "recvmmsg", NULL, by_recvmmsg },
-	{ "peek", NULL, by_peek },	 { "trunc", NULL, by_trunc },
-	{ "waitall", NULL, by_waitall }, { NULL, NULL, NULL },
+	{ "read", NULL, by_read, NULL },       { "readv", NULL, by_readv, NULL },
+	{ "recv", NULL, by_recv, NULL },       { "recvfrom", NULL, by_recvfrom, NULL },
+	{ "recvmsg", NULL, by_recvmsg, NULL }, { "recvmmsg", NULL, by_recvmmsg, NULL },
+	{ "peek", NULL, by_peek, NULL },       { "trunc", NULL, by_trunc, NULL },
+	{ "waitall", NULL, by_waitall, NULL }, { NULL, NULL, NULL, NULL },
 };
