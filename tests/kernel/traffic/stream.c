@@ -2,9 +2,14 @@
 /* Connections: TCP, MPTCP, SCTP one-to-one, and any connected socket that was handed over. */
 #include "traffic.h"
 
+#include <linux/mptcp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <unistd.h>
+
+#ifndef SOL_MPTCP
+#define SOL_MPTCP 284
+#endif
 
 /* tcpi_options: the SYN carried data and the peer took it (linux/tcp.h). */
 #define SYN_DATA 32
@@ -18,12 +23,23 @@ static void note_syn_data(int fd)
 		note("syn_data", (info.tcpi_options & SYN_DATA) != 0);
 }
 
+/* 1 only if both ends really speak it: else it is plain TCP under another name. */
+static void note_mptcp(int fd)
+{
+	struct mptcp_info info = { 0 };
+	socklen_t length = sizeof(info);
+
+	if (getsockopt(fd, SOL_MPTCP, MPTCP_INFO, &info, &length) == 0)
+		note("mptcp", !(info.mptcpi_flags & MPTCP_INFO_FLAG_FALLBACK));
+}
+
 static void use_connection(int fd, enum mode mode)
 {
 	if (option_number("ktls", 0))
 		ktls_start(fd);
 	pump_stream(fd, mode);
 	note_syn_data(fd);
+	note_mptcp(fd);
 }
 
 /* One connection, or count= of them one after the other; the last stays open till the end. */

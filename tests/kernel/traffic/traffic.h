@@ -185,6 +185,21 @@ void run_fork(int unused);
 void run_oneshot(int unused);
 void run_idle(int unused);
 void run_rename_argv(int unused);
+void run_ping(int type);
+void run_raw_client(int unused);
+void run_raw_server(int unused);
+void run_packet_send(int unused);
+void run_packet_receive(int unused);
+void run_packet_tx_ring(int unused);
+void run_packet_rx_ring(int unused);
+void run_xdp(int unused);
+void run_pass_give(int unused);
+void run_pass_take(int unused);
+void run_inherit(int unused);
+void run_inetd(int unused);
+void run_many_client(int unused);
+void run_many_server(int unused);
+void run_errqueue(int unused);
 void remember_argv(int argc, char **argv);
 
 #endif

@@ -97,12 +97,12 @@ void way_open_send(struct way *way, int fd, const struct endpoint *to, size_t si
 void way_open_receive(struct way *way, int fd, const char *name)
 {
 	const struct via *via = find_receive(name);
+	bool truncating = strcmp(name, "trunc") == 0 && !is_stream(fd);
+	size_t size = truncating ? TRUNCATING_BUFFER : RECEIVE_BUFFER;
 
 	if (!via)
 		fail_usage("no such via= to receive", name);
-	way_init(way, fd,
-		 (size_t)option_number("buffer",
-				       strcmp(name, "trunc") ? RECEIVE_BUFFER : TRUNCATING_BUFFER));
+	way_init(way, fd, (size_t)option_number("buffer", size));
 	way->via = via;
 	if (via->open)
 		via->open(way);
