@@ -30,6 +30,10 @@ EXIT_UNSUPPORTED = 77
 # Far above what any scenario takes here, also in an emulated guest: it ends a hung test only.
 DEADLINE_SECONDS = 60.0
 
+# What a key=value pair may hold.
+Value = str | int | Path
+Options = Mapping[str, Value]
+
 
 class TrafficError(Exception):
     """A program failed, or missed its deadline."""
@@ -220,15 +224,19 @@ class Program:
     path: Path
     sha256: str
 
-    def command(self, scenario: str, options: Mapping[str, str | int | Path]) -> list[str]:
-        return [str(self.path), scenario, *(f"{key}={value}" for key, value in options.items())]
-
     def start(
-        self, scenario: str, *, netns: str | None = None, **options: str | int | Path
+        self,
+        scenario: str,
+        options: Options = MappingProxyType({}),
+        /,
+        *,
+        netns: str | None = None,
+        **more: Value,
     ) -> Running:
         """Run it, in a named network namespace if given; options as in traffic/README.md."""
         inside = ["ip", "netns", "exec", netns] if netns else []
-        return Running([*inside, *self.command(scenario, options)])
+        pairs = [f"{key}={value}" for key, value in (dict(options) | more).items()]
+        return Running([*inside, str(self.path), scenario, *pairs])
 
 
 class Generator:

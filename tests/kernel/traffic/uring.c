@@ -68,15 +68,16 @@ void ring_close(struct ring *ring)
 
 void ring_need(const struct ring *ring, uint8_t opcode)
 {
-	struct {
+	union {
 		struct io_uring_probe head;
-		struct io_uring_probe_op operations[OPERATIONS];
+		char space[sizeof(struct io_uring_probe) +
+			   OPERATIONS * sizeof(struct io_uring_probe_op)];
 	} probe = { 0 };
+	const struct io_uring_probe_op *operations = probe.head.ops;
 
 	if (syscall(__NR_io_uring_register, ring->fd, IORING_REGISTER_PROBE, &probe, OPERATIONS))
 		unsupported("IORING_REGISTER_PROBE");
-	if (opcode > probe.head.last_op ||
-	    !(probe.operations[opcode].flags & IO_URING_OP_SUPPORTED)) {
+	if (opcode > probe.head.last_op || !(operations[opcode].flags & IO_URING_OP_SUPPORTED)) {
 		errno = EOPNOTSUPP;
 		unsupported("io_uring operation");
 	}
