@@ -1,0 +1,1 @@
+"""Where the numbers go: Prometheus over HTTP, and OTLP."""
