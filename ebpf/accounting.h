@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Where bytes are counted: a socket's state for its first user, a flow for everything else.
+ */
+#ifndef ACCOUNTING_H
+#define ACCOUNTING_H
+
+static __always_inline bool is_network(__u16 family)
+{
+	return family == AF_INET || family == AF_INET6 || family == AF_PACKET || family == AF_VSOCK;
+}
+
+static __always_inline bool is_inet(__u16 family)
+{
+	return family == AF_INET || family == AF_INET6;
+}
+
+/* 16 bytes for every address: IPv4 as ::ffff:a.b.c.d, so that one peer has one name on either kind of socket.
+ * The unspecified address is all zero. */
+static __always_inline void map_ipv4(__u8 *to, __be32 address)
+{
+	__u32 *words = (__u32 *)to;
+
+	words[0] = 0;
+	words[1] = 0;
+	words[2] = address ? bpf_htonl(0xffff) : 0;
+	words[3] = address;
+}
+
+static __always_inline void read_remote(struct sock *sk, __u8 *remote)
+{
+	if (sk->__sk_common.skc_family == AF_INET6)
+		bpf_core_read(remote, 16, &sk->__sk_common.skc_v6_daddr);
+	else
+		map_ipv4(remote, sk->__sk_common.skc_daddr);
+}
+
+static __always_inline void read_local(struct sock *sk, __u8 *local)
+{
+	if (sk->__sk_common.skc_family == AF_INET6)
+		bpf_core_read(local, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+	else
+		map_ipv4(local, sk->__sk_common.skc_rcv_saddr);
+}
+
+/* sk_protocol is meaningless for AF_PACKET (an ethertype) and AF_VSOCK. */
+static __always_inline __u16 read_protocol(struct sock *sk)
+{
+	return is_inet(sk->__sk_common.skc_family) ? sk->sk_protocol : 0;
+}
+
+static __always_inline void read_tuple(struct sock *sk, struct socket_state *state)
+{
+	read_local(sk, state->local_address);
+	read_remote(sk, state->remote_address);
+	state->local_port = sk->__sk_common.skc_num;
+	state->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+}
+
+static __always_inline bool is_owner(const struct socket_state *state, struct task_struct *task)
+{
+	return state->owner.tgid == (__u32)task->tgid && state->owner.exec_id == task->self_exec_id;
+}
+
+/* Makes the calling process the owner. Only whoever turns `claimed` from 0 to 1, or `provisional` to 0, may. */
+static __always_inline void write_owner(struct socket_state *state, struct task_struct *task)
+{
+	struct process_key key = {};
+
+	read_key(task, &key);
+	state->executable.inode = 0;
+	state->executable.device = 0;
+	state->executable.generation = 0;
+	read_executable(task, &state->executable);
+	state->uid = task->cred->uid.val;
+	state->flags = task->flags & PF_KTHREAD ? FLOW_KERNEL : 0;
+	state->owner.start_ns = key.start_ns;
+	state->owner.exec_id = key.exec_id;
+	asm volatile("" ::: "memory");
+	state->owner.tgid = key.tgid;
+}
+
+/* A socket that was open before anybody looked counts from here on. */
+static __always_inline void start_copied_seq(struct sock *sk, struct socket_state *state)
+{
+	struct tcp_sock *tcp;
+
+	if (state->protocol != IPPROTO_TCP || state->has_copied_seq)
+		return;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp)
+		return;
+	state->copied_seq = tcp->copied_seq;
+	state->has_copied_seq = 1;
+}
+
+/* First sight of a socket, in its user's context. NULL where there can be no storage (option memory exhausted)
+ * or another process is claiming it at this moment: the caller counts in the flows map then. */
+static __noinline struct socket_state *claim(struct sock *sk)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct socket_state *state;
+
+	if (!sk)
+		return NULL;
+	if (is_abandoned()) {
+		add_counter(COUNTER_IDLED_CALLS, 1);
+		return NULL;
+	}
+	state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!state) {
+		add_counter(COUNTER_STORAGE_FAILED, 1);
+		return NULL;
+	}
+	if (__sync_val_compare_and_swap(&state->claimed, 0, 1))
+		return state->owner.tgid ? state : NULL;
+	state->cookie = bpf_get_socket_cookie(sk);
+	state->family = sk->__sk_common.skc_family;
+	state->protocol = read_protocol(sk);
+	state->netns = sk->__sk_common.skc_net.net->ns.inum;
+	read_tuple(sk, state);
+	start_copied_seq(sk, state);
+	write_owner(state, task);
+	introduce(NULL);
+	return state;
+}
+
+static __always_inline void fill_record(struct flow_record *record,
+					const struct socket_state *state, __u16 flags)
+{
+	record->header.kind = RECORD_FLOW;
+	record->header.flags = flags | state->flags | (state->provisional ? FLOW_PROVISIONAL : 0);
+	record->header.pad = 0;
+	record->header.time_ns = bpf_ktime_get_boot_ns();
+	record->owner = state->owner;
+	record->executable = state->executable;
+	record->cookie = state->cookie;
+	__builtin_memcpy(record->local_address, state->local_address, 16);
+	__builtin_memcpy(record->remote_address, state->remote_address, 16);
+	record->local_port = state->local_port;
+	record->remote_port = state->remote_port;
+	record->protocol = state->protocol;
+	record->family = state->family;
+	record->direction = state->direction;
+	record->netns = state->netns;
+	record->uid = state->uid;
+}
+
+static __always_inline void take_counts(struct flow_record *record, struct socket_state *state)
+{
+	record->transmit_bytes = __sync_lock_test_and_set(&state->transmit_bytes, 0);
+	record->receive_bytes = __sync_lock_test_and_set(&state->receive_bytes, 0);
+	record->transmit_calls = __sync_lock_test_and_set(&state->transmit_calls, 0);
+	record->receive_calls = __sync_lock_test_and_set(&state->receive_calls, 0);
+	record->connections = __sync_lock_test_and_set(&state->connections, 0);
+	record->connect_failures = __sync_lock_test_and_set(&state->connect_failures, 0);
+}
+
+static __always_inline bool has_counts(const struct socket_state *state)
+{
+	return state->transmit_calls || state->receive_calls || state->connections ||
+	       state->connect_failures;
+}
+
+/* The last record of a socket, or (flags 0) the last of its traffic with the peer it has had so far. Through the
+ * ring; where that is full through the fallback map, whose key the caller chooses. */
+static __always_inline void push(struct socket_state *state, __u64 fallback_key, __u16 flags)
+{
+	struct flow_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	struct flow_record late = {};
+
+	if (record) {
+		fill_record(record, state, flags);
+		take_counts(record, state);
+		bpf_ringbuf_submit(record, wakeup_flag());
+		return;
+	}
+	fill_record(&late, state, flags);
+	take_counts(&late, state);
+	if (!bpf_map_update_elem(&fallback, &fallback_key, &late, BPF_NOEXIST)) {
+		add_counter(COUNTER_FALLBACK_RECORDS, 1);
+		raise(&control.fallback_dirty);
+		return;
+	}
+	add_counter(COUNTER_LOST_FINAL_RECORDS, 1);
+	add_counter(COUNTER_LOST_FINAL_TRANSMIT_BYTES, late.transmit_bytes);
+	add_counter(COUNTER_LOST_FINAL_RECEIVE_BYTES, late.receive_bytes);
+}
+
+static __always_inline void make_flow(struct sock *sk, struct task_struct *task,
+				      const struct flow_key *key, struct flow_state *flow,
+				      bool transmit, bool is_new_pair)
+{
+	flow->start_ns = task->group_leader->start_boottime;
+	read_executable(task, &flow->executable);
+	read_local(sk, flow->local_address);
+	flow->local_port = sk->__sk_common.skc_num;
+	flow->netns = sk->__sk_common.skc_net.net->ns.inum;
+	flow->uid = task->cred->uid.val;
+	flow->flags = task->flags & PF_KTHREAD ? FLOW_KERNEL : 0;
+	if (is_new_pair) {
+		flow->direction = transmit ? DIRECTION_OUTBOUND : DIRECTION_INBOUND;
+		flow->connections = 1;
+	} else {
+		flow->flags |= FLOW_SHARED;
+	}
+}
+
+/* Adds one call to the flow of the calling process with `key`'s peer. False where the map is full or the flow
+ * is being expired: the caller has to count it elsewhere. */
+static __noinline bool count_flow(struct sock *sk, struct flow_key *key, long bytes,
+				  __u32 is_transmit_and_new)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	bool transmit = is_transmit_and_new & 1;
+	struct flow_state *flow;
+
+	if (!sk || !key)
+		return false;
+	key->exec_id = task->self_exec_id;
+	key->tgid = task->tgid;
+	flow = bpf_map_lookup_elem(&flows, key);
+	if (!flow) {
+		struct flow_state fresh = {};
+
+		if (is_abandoned())
+			return false;
+		make_flow(sk, task, key, &fresh, transmit, is_transmit_and_new & 2);
+		/* BPF_NOEXIST: a race with another thread must not overwrite what that one has added. */
+		bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST);
+		flow = bpf_map_lookup_elem(&flows, key);
+		if (!flow)
+			return false;
+		introduce(NULL);
+	}
+	if (flow->closing)
+		return false;
+	if (transmit) {
+		if (control.count_bytes)
+			__sync_fetch_and_add(&flow->transmit_bytes, bytes);
+		__sync_fetch_and_add(&flow->transmit_calls, 1);
+	} else {
+		if (control.count_bytes)
+			__sync_fetch_and_add(&flow->receive_bytes, bytes);
+		__sync_fetch_and_add(&flow->receive_calls, 1);
+	}
+	raise(&control.flows_dirty);
+	return true;
+}
+
+static __always_inline void count_socket(struct socket_state *state, long bytes, bool transmit)
+{
+	if (transmit) {
+		if (control.count_bytes)
+			__sync_fetch_and_add(&state->transmit_bytes, bytes);
+		__sync_fetch_and_add(&state->transmit_calls, 1);
+	} else {
+		if (control.count_bytes)
+			__sync_fetch_and_add(&state->receive_bytes, bytes);
+		__sync_fetch_and_add(&state->receive_calls, 1);
+	}
+	raise(&control.sockets_dirty);
+}
+
+static __always_inline void count_lost(long bytes, bool transmit)
+{
+	if (!is_active())
+		return;
+	add_counter(transmit ? COUNTER_LOST_TRANSMIT_BYTES : COUNTER_LOST_RECEIVE_BYTES, bytes);
+}
+
+/* Traffic of a process that does not own the socket, or of a socket without storage. */
+static __noinline int count_elsewhere(struct sock *sk, long bytes, __u32 transmit,
+				      __u32 is_new_pair)
+{
+	struct flow_key key = {};
+
+	if (!sk)
+		return 0;
+	key.cookie = bpf_get_socket_cookie(sk);
+	key.family = sk->__sk_common.skc_family;
+	key.protocol = read_protocol(sk);
+	if (is_inet(key.family)) {
+		read_remote(sk, key.remote_address);
+		key.remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+	}
+	if (!count_flow(sk, &key, bytes, transmit | is_new_pair << 1))
+		count_lost(bytes, transmit);
+	return 0;
+}
+
+#endif

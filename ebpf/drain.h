@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Iterators: they run when user space reads them, and put what is pending into the ring. A record is reserved
+ * before its counts are taken, so that what finds no room stays where it is until the next drain.
+ */
+#ifndef DRAIN_H
+#define DRAIN_H
+
+SEC("iter/bpf_sk_storage_map")
+int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
+{
+	struct socket_state *state = context->value;
+	struct sock *sk = context->sk;
+	struct flow_record *record;
+
+	if (!state || !sk)
+		return 0;
+	control.socket_entries++;
+	if (!state->owner.tgid || !has_counts(state))
+		return 0;
+	if (state->provisional) {
+		/* Not accept()ed yet: nobody's connection. Afterwards it has two drains to find its user. */
+		if (!sk->sk_socket || state->provisional++ < 3) {
+			raise(&control.sockets_dirty);
+			return 0;
+		}
+	}
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		add_counter(COUNTER_LIVE_RECORDS_DELAYED, 1);
+		raise(&control.sockets_dirty);
+		return 0;
+	}
+	fill_record(record, state, 0);
+	take_counts(record, state);
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static __always_inline void fill_from_flow(struct flow_record *record, const struct flow_key *key,
+					   struct flow_state *flow)
+{
+	record->header.kind = RECORD_FLOW;
+	record->header.flags = flow->flags;
+	record->header.pad = 0;
+	record->header.time_ns = bpf_ktime_get_boot_ns();
+	record->owner.start_ns = flow->start_ns;
+	record->owner.exec_id = key->exec_id;
+	record->owner.tgid = key->tgid;
+	record->owner.pad = 0;
+	record->executable = flow->executable;
+	record->cookie = key->cookie;
+	record->transmit_bytes = __sync_lock_test_and_set(&flow->transmit_bytes, 0);
+	record->receive_bytes = __sync_lock_test_and_set(&flow->receive_bytes, 0);
+	record->transmit_calls = __sync_lock_test_and_set(&flow->transmit_calls, 0);
+	record->receive_calls = __sync_lock_test_and_set(&flow->receive_calls, 0);
+	record->connections = __sync_lock_test_and_set(&flow->connections, 0);
+	record->connect_failures = 0;
+	__builtin_memcpy(record->local_address, flow->local_address, 16);
+	__builtin_memcpy(record->remote_address, key->remote_address, 16);
+	record->local_port = flow->local_port;
+	record->remote_port = key->remote_port;
+	record->protocol = key->protocol;
+	record->family = key->family;
+	record->direction = flow->direction;
+	record->netns = flow->netns;
+	record->uid = flow->uid;
+}
+
+/* Reports a flow, or expires it: one drain marks it closing, from when on no program adds to it; the next one,
+ * long after any program that had looked it up has returned, takes what is left and deletes it. */
+SEC("iter/bpf_map_elem")
+int drain_flows(struct bpf_iter__bpf_map_elem *context)
+{
+	const struct flow_key *current_key = context->key;
+	struct flow_record *record;
+	struct flow_state *flow;
+	struct flow_key key;
+
+	if (!current_key)
+		return 0;
+	key = *current_key;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return 0;
+	control.flow_entries++;
+	raise(&control.flows_dirty);
+	if (!flow->transmit_calls && !flow->receive_calls) {
+		if (flow->closing)
+			bpf_map_delete_elem(&flows, &key);
+		else if (++flow->idle_rounds >= control.flow_idle_rounds)
+			flow->closing = 1;
+		return 0;
+	}
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		add_counter(COUNTER_LIVE_RECORDS_DELAYED, 1);
+		return 0;
+	}
+	flow->idle_rounds = 0;
+	fill_from_flow(record, &key, flow);
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* Moves final records that found the ring full. An entry is written once and never added to, so it may go as
+ * soon as it has been copied. */
+SEC("iter/bpf_map_elem")
+int drain_fallback(struct bpf_iter__bpf_map_elem *context)
+{
+	struct flow_record *record, *late;
+	const __u64 *current_key = context->key;
+	__u64 key;
+
+	if (!current_key)
+		return 0;
+	key = *current_key;
+	late = bpf_map_lookup_elem(&fallback, &key);
+	if (!late)
+		return 0;
+	control.fallback_entries++;
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		raise(&control.fallback_dirty);
+		return 0;
+	}
+	__builtin_memcpy(record, late, sizeof(*record));
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	bpf_map_delete_elem(&fallback, &key);
+	return 0;
+}
+
+/* Processes that ran before the programs were attached. */
+SEC("iter/task")
+int find_processes(struct bpf_iter__task *context)
+{
+	struct task_struct *task = context->task;
+	struct process_state *state;
+
+	if (!task || task->pid != task->tgid)
+		return 0;
+	state = bpf_task_storage_get(&processes, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!state) {
+		add_counter(COUNTER_PROCESS_STORAGE_FAILED, 1);
+		return 0;
+	}
+	if (is_same_image(&state->lineage[0], task))
+		return 0;
+	state->sent = 0;
+	read_node(task, &state->lineage[0]);
+	read_ancestors(task, state);
+	return 0;
+}
+
+/* Sockets that were open before the programs were attached, by the first process that has them. */
+SEC("iter/task_file")
+int find_sockets(struct bpf_iter__task_file *context)
+{
+	struct task_struct *task = context->task;
+	struct file *file = context->file;
+	struct socket_state *state;
+	struct socket *socket;
+	struct sock *sk;
+
+	if (!task || !file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk || !is_inet(sk->__sk_common.skc_family))
+		return 0;
+	state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!state || __sync_val_compare_and_swap(&state->claimed, 0, 1))
+		return 0;
+	state->cookie = bpf_get_socket_cookie(sk);
+	state->family = sk->__sk_common.skc_family;
+	state->protocol = read_protocol(sk);
+	state->netns = sk->__sk_common.skc_net.net->ns.inum;
+	read_tuple(sk, state);
+	start_copied_seq(sk, state);
+	write_owner(state, task->group_leader);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What the programs share: the maps, the control block, the counters, and the ring.
+ */
+#ifndef MAPS_H
+#define MAPS_H
+
+/* A socket and what was counted on it. The four counters hold what has not been reported yet: programs add
+ * to them, whoever reports takes them with an atomic exchange, so that any number of reporters at once take each
+ * byte exactly once. Everything else is written by the one that claims the socket. */
+struct socket_state {
+	__u64 transmit_bytes;
+	__u64 receive_bytes;
+	__u32 transmit_calls;
+	__u32 receive_calls;
+	__u32 connections;
+	__u32 connect_failures;
+	struct process_key owner; /* owner.tgid stays 0 until all the rest is written */
+	struct file_identity executable;
+	__u64 cookie;
+	__u32 claimed; /* 0, or 1 once an owner is being written */
+	__u32 provisional; /* 0 claimed by use; else accepted, 1 + the drains it has waited */
+	__u32 copied_seq; /* tcp_sock.copied_seq up to which receive_bytes has counted */
+	__u32 connecting; /* a connect() that has not got as far as SYN_SENT */
+	__u8 local_address[16];
+	__u8 remote_address[16];
+	__u16 local_port;
+	__u16 remote_port;
+	__u16 protocol;
+	__u8 family;
+	__u8 direction;
+	__u32 netns;
+	__u32 uid;
+	__u32 flags; /* FLOW_KERNEL */
+	__u32 has_copied_seq; /* seen from its first byte on */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct socket_state);
+} sockets SEC(".maps");
+
+/* Whatever is not the first user's traffic with the socket's one peer: other processes on the same socket, each
+ * peer of an unconnected datagram socket, and sockets that can't have storage (AF_PACKET has no release hook). A
+ * byte is counted either in a socket's state or in one flow, never in both. */
+struct flow_key {
+	__u64 cookie;
+	__u64 exec_id;
+	__u8 remote_address[16];
+	__u32 tgid;
+	__u16 remote_port;
+	__u16 protocol;
+	__u8 family;
+	__u8 pad[7];
+};
+
+struct flow_state {
+	__u64 transmit_bytes;
+	__u64 receive_bytes;
+	__u32 transmit_calls;
+	__u32 receive_calls;
+	__u32 connections;
+	__u32 idle_rounds; /* drains since it last had traffic */
+	__u32 closing; /* expired: no program adds to it any more, the next drain deletes it */
+	__u32 flags;
+	__u64 start_ns;
+	struct file_identity executable;
+	__u8 local_address[16];
+	__u16 local_port;
+	__u8 direction;
+	__u8 pad;
+	__u32 netns;
+	__u32 uid;
+	__u32 pad2;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, struct flow_key);
+	__type(value, struct flow_state);
+} flows SEC(".maps");
+
+/* Final records that found the ring full, by cookie. Written once each; the drain moves them into the ring. With
+ * 65,536 entries and 1,000 closed connections a second, a minute without a reader loses nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct flow_record);
+} fallback SEC(".maps");
+
+/* Size set by the loader (bpf.ring_buffer_pages). */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} records SEC(".maps");
+
+/* One image of a process, with those it came from. Command lines are read at exec, before the program can
+ * overwrite its own, and handed down from parent to child, so that a parent that has exited still has one. */
+struct process_node {
+	struct process_key key;
+	struct process_key parent;
+	struct file_identity executable;
+	__u64 exec_ns;
+	__u64 cgroup_id;
+	__u32 uid;
+	__u16 cmdline_bytes;
+	__u16 flags;
+	char comm[COMM_BYTES];
+	char cmdline[CMDLINE_BYTES];
+};
+
+struct process_state {
+	struct process_node lineage[LINEAGE];
+	__u32 sent; /* 1 once its records are in the ring */
+	__u32 pad;
+};
+
+/* On the thread group's leader; freed by the kernel when the task is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct process_state);
+} processes SEC(".maps");
+
+/* The peer of the datagram that this thread is moving right now: noted by the cgroup hooks, taken by the
+ * tracepoint. By thread and not by socket, since several threads may use one socket at once. */
+struct peer_note {
+	__u8 address[16];
+	__u16 port;
+	__u8 set;
+	__u8 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct peer_note);
+} peers SEC(".maps");
+
+/* Superblocks that fanotify watches: key is the kernel's device number. An exec from any other one is reported
+ * at once, so that user space can open the file while the process lives. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u8);
+} watched_devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTER_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* Scratch for a record too large for the 512 byte stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct process_record);
+} scratch SEC(".maps");
+
+struct control control;
+
+/* Which set of programs this is. Two sets may be attached to the same maps while one replaces the other: one
+ * store to control.active switches over, so that no call is counted by both or by neither. */
+const volatile __u32 generation = 1;
+
+static __always_inline bool is_active(void)
+{
+	return *(volatile __u32 *)&control.active == generation;
+}
+
+/* Counters are per CPU, but a tracepoint can be interrupted by a softirq that counts too. */
+static __always_inline void add_counter(__u32 index, __u64 amount)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &index);
+
+	if (value)
+		__sync_fetch_and_add(value, amount);
+}
+
+/* A store to a shared cache line for each call would cost more than all the rest: write only what changes. */
+static __always_inline void raise(volatile __u32 *flag)
+{
+	if (!*flag)
+		*flag = 1;
+}
+
+/* Readers poll the ring's descriptor; without this they look once a second. */
+static __always_inline __u64 wakeup_flag(void)
+{
+	return bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) >= control.wakeup_bytes
+		       ? BPF_RB_FORCE_WAKEUP
+		       : BPF_RB_NO_WAKEUP;
+}
+
+/* On slow paths only: nobody has drained for the linger time, so the programs stop until the next reader. */
+static __always_inline bool is_abandoned(void)
+{
+	__u64 heartbeat = control.heartbeat_ns, linger = control.linger_ns;
+
+	if (!is_active())
+		return true;
+	if (!linger || !heartbeat || bpf_ktime_get_boot_ns() - heartbeat < linger)
+		return false;
+	control.active = 0;
+	return true;
+}
+
+#endif

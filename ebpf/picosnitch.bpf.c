@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Counts, for each socket and each process that uses it, the payload bytes that socket calls move.
+ *
+ * Sends and most receives come from the tracepoints in sock_sendmsg() and sock_recvmsg() (6.3; sendfile through
+ * them from 6.5), which fire for every family in the caller's context, io_uring's workers included. TCP receives
+ * come from the advance of copied_seq, since splice() and TCP_ZEROCOPY_RECEIVE never pass sock_recvmsg().
+ */
+#include "kernel_types.h"
+#include "picosnitch.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+/* The kernel's word for it: tracing helpers are for GPL-compatible programs. */
+char LICENSE[] SEC("license") = "GPL";
+
+#include "maps.h"
+#include "lineage.h"
+#include "accounting.h"
+#include "drain.h"
+
+/* The kernel's own decryption (kTLS) hands out plain text without advancing copied_seq; every MPTCP subflow has
+ * a ULP as well. */
+static __always_inline const struct tcp_ulp_ops *get_ulp(struct sock *sk)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+	return tcp ? tcp->inet_conn.icsk_ulp_ops : NULL;
+}
+
+/* Subflows carry what their MPTCP socket was already charged for. */
+static __always_inline bool is_subflow(struct sock *sk)
+{
+	const struct tcp_ulp_ops *ulp = get_ulp(sk);
+	char name[4] = {};
+
+	if (!ulp)
+		return false;
+	bpf_probe_read_kernel(name, sizeof(name), ulp->name);
+	return name[0] == 'm' && name[1] == 'p' && name[2] == 't' && name[3] == 'c';
+}
+
+/* The peer of the datagram at hand, cleared so that it serves one call only. */
+static __always_inline bool take_peer(struct flow_key *key)
+{
+	struct peer_note *note = bpf_task_storage_get(&peers, bpf_get_current_task_btf(), NULL, 0);
+
+	if (!note || !note->set)
+		return false;
+	note->set = 0;
+	__builtin_memcpy(key->remote_address, note->address, 16);
+	key->remote_port = note->port;
+	return true;
+}
+
+/* An unconnected datagram socket: a flow for each peer. Returns true where that counted the call. */
+static __noinline bool count_peer(struct sock *sk, struct socket_state *state, long bytes,
+				  __u32 transmit)
+{
+	struct flow_key key = {};
+
+	if (!sk || !state || !take_peer(&key))
+		return false;
+	if (bytes < 0)
+		return true;
+	key.cookie = state->cookie;
+	key.family = state->family;
+	key.protocol = state->protocol;
+	if (count_flow(sk, &key, bytes, transmit | 2))
+		return true;
+	add_counter(COUNTER_FLOWS_FULL, 1);
+	return false;
+}
+
+/* connect() again, or a first connect() after sendto(): what was counted so far belongs to the peer before. */
+static __noinline int change_peer(struct sock *sk, struct socket_state *state)
+{
+	if (!sk || !state)
+		return 0;
+	if (has_counts(state))
+		push(state, bpf_ktime_get_boot_ns() | 1ULL << 63, 0);
+	read_tuple(sk, state);
+	state->direction = DIRECTION_UNKNOWN;
+	return 0;
+}
+
+static __always_inline bool is_datagram(__u16 protocol)
+{
+	return protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP && protocol != IPPROTO_SCTP;
+}
+
+static __always_inline bool has_peer_changed(struct sock *sk, const struct socket_state *state)
+{
+	const __u64 *then = (const __u64 *)state->remote_address;
+	__u64 now[2];
+
+	if (bpf_ntohs(sk->__sk_common.skc_dport) != state->remote_port)
+		return true;
+	read_remote(sk, (__u8 *)now);
+	return now[1] != then[1] || now[0] != then[0];
+}
+
+static __always_inline int count(struct sock *sk, int bytes, bool transmit)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u16 family = sk->__sk_common.skc_family;
+	struct socket_state *state;
+
+	if (!is_inet(family))
+		return count_elsewhere(sk, bytes, transmit, 1);
+	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!state || !state->owner.tgid) {
+		state = claim(sk);
+		if (!state)
+			return count_elsewhere(sk, bytes, transmit, 1);
+	}
+	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
+		write_owner(state, task);
+		introduce(NULL);
+	}
+	if (is_datagram(state->protocol)) {
+		if (!sk->__sk_common.skc_dport && count_peer(sk, state, bytes, transmit))
+			return 0;
+		if (has_peer_changed(sk, state))
+			change_peer(sk, state);
+	}
+	if (!is_owner(state, task))
+		return count_elsewhere(sk, bytes, transmit, 0);
+	if (state->direction == DIRECTION_UNKNOWN && is_datagram(state->protocol)) {
+		state->direction = transmit ? DIRECTION_OUTBOUND : DIRECTION_INBOUND;
+		__sync_fetch_and_add(&state->connections, 1);
+	}
+	count_socket(state, bytes, transmit);
+	return 0;
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(sock_send_length, struct sock *sk, int ret, int flags)
+{
+	struct flow_key discarded;
+
+	if (!is_active() || !is_network(sk->__sk_common.skc_family))
+		return 0;
+	if (ret >= 0)
+		return count(sk, ret, true);
+	if (sk->sk_protocol == IPPROTO_UDP)
+		take_peer(&discarded);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(sock_recv_length, struct sock *sk, int ret, int flags)
+{
+	struct flow_key discarded;
+
+	if (!is_active() || !is_network(sk->__sk_common.skc_family))
+		return 0;
+	if (ret < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE)) {
+		if (sk->sk_protocol == IPPROTO_UDP)
+			take_peer(&discarded);
+		return 0;
+	}
+	if (sk->sk_protocol == IPPROTO_TCP && is_inet(sk->__sk_common.skc_family)) {
+		struct socket_state *state;
+
+		/* End of file; everything else is counted by copied_seq, unless there is no storage to keep it in. */
+		if (!ret)
+			return 0;
+		state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+		if (state && !get_ulp(sk))
+			return 0;
+	}
+	return count(sk, ret, false);
+}
+
+/* Called whenever data has left a TCP receive queue, with the socket locked. */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct socket_state *state;
+	struct tcp_sock *tcp;
+	__u32 advance;
+
+	if (!is_active() || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp || tcp->inet_conn.icsk_ulp_ops)
+		return 0;
+	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!state || !state->owner.tgid) {
+		state = claim(sk);
+		if (!state)
+			return 0;
+	}
+	advance = tcp->copied_seq - state->copied_seq;
+	if (!advance)
+		return 0;
+	state->copied_seq = tcp->copied_seq;
+	/* Not owned by a task: a reader inside the kernel, in softirq, where current is whoever was interrupted. */
+	if (sk->sk_lock.owned) {
+		if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
+			write_owner(state, task);
+			introduce(NULL);
+		}
+		if (!is_owner(state, task))
+			return count_elsewhere(sk, advance, false, 0);
+	}
+	count_socket(state, advance, false);
+	return 0;
+}
+
+static __always_inline int accept_child(struct sock *sk)
+{
+	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	struct tcp_sock *tcp;
+
+	/* Cloned from the listener with the listener's owner. Where that has no storage the first user claims
+	 * it, but what is read from the start of the connection on counts. */
+	if (!state) {
+		state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!state)
+			return 0;
+	}
+	state->cookie = bpf_get_socket_cookie(sk);
+	state->transmit_bytes = 0;
+	state->receive_bytes = 0;
+	state->transmit_calls = 0;
+	state->receive_calls = 0;
+	state->connect_failures = 0;
+	state->connecting = 0;
+	state->connections = 1;
+	state->direction = DIRECTION_INBOUND;
+	state->provisional = state->claimed;
+	state->has_copied_seq = 1;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (tcp)
+		state->copied_seq = tcp->copied_seq;
+	read_tuple(sk, state);
+	raise(&control.sockets_dirty);
+	return 0;
+}
+
+/* Only the change from CLOSE happens in the owner's context; all others may come from a softirq. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
+{
+	struct socket_state *state;
+
+	if (!is_active() || is_subflow(sk))
+		return 0;
+	if (old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED)
+		return accept_child(sk);
+	if (old_state == TCP_CLOSE && (new_state == TCP_SYN_SENT || new_state == TCP_LISTEN)) {
+		state = claim(sk);
+		if (!state)
+			return 0;
+		state->connecting = 0;
+		state->direction = new_state == TCP_LISTEN ? DIRECTION_UNKNOWN : DIRECTION_OUTBOUND;
+		read_tuple(sk, state);
+		return 0;
+	}
+	if (old_state != TCP_SYN_SENT)
+		return 0;
+	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!state)
+		return 0;
+	if (new_state == TCP_ESTABLISHED) {
+		struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+		if (tcp)
+			state->copied_seq = tcp->copied_seq;
+		read_tuple(sk, state);
+		__sync_fetch_and_add(&state->connections, 1);
+		raise(&control.sockets_dirty);
+	} else if (new_state == TCP_CLOSE && sk->sk_err) {
+		/* Refused, reset, timed out, unreachable; no error where the program itself gave up. */
+		__sync_fetch_and_add(&state->connect_failures, 1);
+		raise(&control.sockets_dirty);
+	}
+	return 0;
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	struct socket_state *state;
+
+	if (!is_active())
+		return 1;
+	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!state || !state->owner.tgid)
+		return 1;
+	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
+		/* Accepted and closed without a byte: whoever closes it is who had it. */
+		write_owner(state, bpf_get_current_task_btf());
+		introduce(NULL);
+	}
+	if (has_counts(state))
+		push(state, state->cookie, FLOW_FINAL);
+	return 1;
+}
+
+static __always_inline int note_peer(struct bpf_sock_addr *context, bool is_ipv6)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct peer_note *note;
+
+	if (!is_active())
+		return 1;
+	note = bpf_task_storage_get(&peers, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!note)
+		return 1;
+	if (is_ipv6) {
+		__u32 *words = (__u32 *)note->address;
+
+		words[0] = context->user_ip6[0];
+		words[1] = context->user_ip6[1];
+		words[2] = context->user_ip6[2];
+		words[3] = context->user_ip6[3];
+	} else {
+		map_ipv4(note->address, context->user_ip4);
+	}
+	note->port = bpf_ntohs(context->user_port);
+	note->set = 1;
+	return 1;
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *context)
+{
+	return note_peer(context, false);
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *context)
+{
+	return note_peer(context, false);
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *context)
+{
+	return note_peer(context, true);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *context)
+{
+	return note_peer(context, true);
+}
+
+/* Reads the command line before the program can change it, and tells user space of executables that fanotify
+ * has no mark for. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, void *binprm)
+{
+	struct process_state *state;
+	__u16 flags = 0;
+	__u32 device;
+
+	if (is_abandoned())
+		return 0;
+	state = bpf_task_storage_get(&processes, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!state) {
+		add_counter(COUNTER_PROCESS_STORAGE_FAILED, 1);
+		return 0;
+	}
+	state->sent = 0;
+	state->lineage[2].key.tgid = 0;
+	read_ancestors(task, state);
+	read_node(task, &state->lineage[0]);
+	state->lineage[0].exec_ns = bpf_ktime_get_boot_ns();
+	read_cmdline(task, &state->lineage[0], 0);
+	device = state->lineage[0].executable.device;
+	if (!bpf_map_lookup_elem(&watched_devices, &device))
+		flags |= PROCESS_UNWATCHED;
+	if (control.every_exe)
+		flags |= PROCESS_EXEC;
+	if (flags && !send_lineage(state, flags))
+		state->sent = 1;
+	return 0;
+}

@@ -1,0 +1,105 @@
+"""The block of settings and flags that the BPF programs share with user space.
+
+`struct control` of ebpf/picosnitch.h, at the start of the mapped .bss section.
+"""
+
+import mmap
+import time
+from typing import Final
+
+SIZE = 72
+_HEARTBEAT, _LINGER, _INSTANCE = range(3)  # indexes of 64-bit words
+(
+    _EVERY_EXE,
+    _COUNT_BYTES,
+    _SOCKETS_DIRTY,
+    _FLOWS_DIRTY,
+    _FALLBACK_DIRTY,
+    _FLOW_IDLE_ROUNDS,
+    _ACTIVE,
+    _WAKEUP_BYTES,
+    _SOCKET_ENTRIES,
+    _FLOW_ENTRIES,
+    _FALLBACK_ENTRIES,
+) = range(6, 17)  # indexes of 32-bit words
+
+
+class Control:
+    """Reads and writes single words, each of them in one store, which the programs see at once."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory: Final = memory  # kept, since the views don't keep it mapped
+        self._words = memoryview(memory).cast("I")
+        self._longs = memoryview(memory).cast("Q")
+
+    @property
+    def instance(self) -> int:
+        """The random number of these maps; 0 while they are being made."""
+        return self._longs[_INSTANCE]
+
+    @instance.setter
+    def instance(self, value: int) -> None:
+        self._longs[_INSTANCE] = value
+
+    @property
+    def active(self) -> int:
+        """Generation of the programs that count, 0 for none."""
+        return self._words[_ACTIVE]
+
+    @active.setter
+    def active(self, generation: int) -> None:
+        self._words[_ACTIVE] = generation
+
+    @property
+    def heartbeat_ns(self) -> int:
+        """CLOCK_BOOTTIME of the last drain."""
+        return self._longs[_HEARTBEAT]
+
+    def beat(self) -> None:
+        """Says that somebody reads."""
+        self._longs[_HEARTBEAT] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def configure(
+        self,
+        *,
+        linger_seconds: int,
+        every_exe: bool,
+        count_bytes: bool,
+        flow_idle_rounds: int,
+        wakeup_bytes: int,
+    ) -> None:
+        """Applies the settings; the programs follow from their next call on."""
+        self._longs[_LINGER] = linger_seconds * 1_000_000_000
+        self._words[_EVERY_EXE] = every_exe
+        self._words[_COUNT_BYTES] = count_bytes
+        self._words[_FLOW_IDLE_ROUNDS] = flow_idle_rounds
+        self._words[_WAKEUP_BYTES] = wakeup_bytes
+
+    def take_dirty(self) -> tuple[bool, bool, bool]:
+        """Whether sockets, flows and fallback have something to drain; clears the three flags.
+
+        Cleared before the drain, so that what is counted during it raises them again.
+        """
+        words = self._words
+        dirty = (bool(words[_SOCKETS_DIRTY]), bool(words[_FLOWS_DIRTY]), bool(words[_FALLBACK_DIRTY]))
+        words[_SOCKETS_DIRTY] = words[_FLOWS_DIRTY] = words[_FALLBACK_DIRTY] = 0
+        return dirty
+
+    def take_entries(self) -> dict[str, int]:
+        """Entries that the last drains have met, by map; starts the next count."""
+        words = self._words
+        entries = {
+            "sockets": words[_SOCKET_ENTRIES],
+            "flows": words[_FLOW_ENTRIES],
+            "fallback": words[_FALLBACK_ENTRIES],
+        }
+        words[_SOCKET_ENTRIES] = words[_FLOW_ENTRIES] = words[_FALLBACK_ENTRIES] = 0
+        return entries
+
+    def raise_dirty(self) -> None:
+        """Makes the next drain look at everything."""
+        self._words[_SOCKETS_DIRTY] = self._words[_FLOWS_DIRTY] = self._words[_FALLBACK_DIRTY] = 1
+
+    def set_flow_idle_rounds(self, rounds: int) -> None:
+        """Drains without traffic after which a flow is expired."""
+        self._words[_FLOW_IDLE_ROUNDS] = rounds

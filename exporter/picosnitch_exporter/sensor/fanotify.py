@@ -1,0 +1,110 @@
+"""fanotify, by ctypes: exec events that carry an open descriptor of the executable.
+
+Source: fanotify(7), fanotify_init(2), fanotify_mark(2), include/uapi/linux/fanotify.h.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+from dataclasses import dataclass
+
+from picosnitch_exporter.errors import KernelError
+
+_CLOEXEC, _NONBLOCK = 0x1, 0x2
+_UNLIMITED_QUEUE, _UNLIMITED_MARKS = 0x10, 0x20
+_MARK_ADD, _MARK_IGNORED_MASK = 0x1, 0x20
+_MARK_FILESYSTEM, _MARK_EVICTABLE = 0x100, 0x200
+_OPEN_EXEC = 0x1000
+_Q_OVERFLOW = 0x4000
+_METADATA = struct.Struct("=IBBHQii")
+_READ_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecEvent:
+    """An exec; `descriptor` is open for reading and the receiver's to close, -1 if there is none."""
+
+    descriptor: int
+    tgid: int
+    is_overflow: bool
+
+
+class Fanotify:
+    """A notification group for exec events.
+
+    Raises
+    ------
+    KernelError
+        if the kernel or the privileges (CAP_SYS_ADMIN) don't allow one.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.fanotify_mark.argtypes = (
+            ctypes.c_int,
+            ctypes.c_uint,
+            ctypes.c_uint64,
+            ctypes.c_int,
+            ctypes.c_char_p,
+        )
+        flags = _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS
+        # O_NOATIME: hashing leaves no trace in the files' access times.
+        opened = os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC | os.O_NOATIME
+        self.descriptor: int = self._libc.fanotify_init(flags, opened)
+        if self.descriptor < 0:
+            number = ctypes.get_errno()
+            msg = f"fanotify is not available: {os.strerror(number)} (CAP_SYS_ADMIN is needed)"
+            raise KernelError(msg)
+        self._evictable = _MARK_EVICTABLE
+
+    def watch_filesystem(self, path: bytes) -> bool:
+        """Events for each exec from the filesystem of `path`; False where it can't be watched."""
+        return not self._libc.fanotify_mark(
+            self.descriptor, _MARK_ADD | _MARK_FILESYSTEM, _OPEN_EXEC, -100, path
+        )
+
+    def ignore(self, descriptor: int) -> bool:
+        """No more events for the file of `descriptor`, until somebody writes to it.
+
+        The mark does not keep the inode in memory where the kernel can do that (5.19).
+        """
+        flags = _MARK_ADD | _MARK_IGNORED_MASK
+        if not self._libc.fanotify_mark(
+            self.descriptor, flags | self._evictable, _OPEN_EXEC, descriptor, None
+        ):
+            return True
+        if ctypes.get_errno() != errno.EINVAL or not self._evictable:
+            return False
+        self._evictable = 0
+        return self.ignore(descriptor)
+
+    def read(self) -> list[ExecEvent]:
+        """What has happened since; empty when nothing has.
+
+        Raises
+        ------
+        OSError
+            EMFILE when no descriptor is left: the event that would have carried it is gone.
+        """
+        try:
+            data = os.read(self.descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return []
+        events = []
+        offset = 0
+        while offset + _METADATA.size <= len(data):
+            length, _version, _reserved, _size, mask, descriptor, pid = _METADATA.unpack_from(
+                data, offset
+            )
+            events.append(
+                ExecEvent(
+                    descriptor=descriptor, tgid=pid, is_overflow=bool(mask & _Q_OVERFLOW)
+                )
+            )
+            offset += max(length, _METADATA.size)
+        return events
+
+    def close(self) -> None:
+        """Ends the group and all its marks."""
+        os.close(self.descriptor)

@@ -1,0 +1,417 @@
+"""The part of libbpf that is used, by ctypes on the operating system's shared library.
+
+A binding of its own since those on PyPI are not kept up, and since loading is a dozen calls. Only
+libbpf 1.x is spoken: functions return NULL or a negative error number.
+Source: libbpf's bpf/libbpf.h and bpf/bpf.h, include/uapi/linux/bpf.h.
+"""
+
+import ctypes
+import ctypes.util
+import errno
+import logging
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from picosnitch_exporter.errors import KernelError, RequirementError
+
+_log = logging.getLogger(__name__)
+_VERIFIER_LINES = 12
+_MESSAGE_BYTES = 64 * 1024
+_OBJECT_NAME = b"picosnitch"
+
+_PrintFunction = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
+)
+
+
+class _IterAttachOptions(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("link_info", ctypes.c_void_p),
+        ("link_info_bytes", ctypes.c_uint32),
+    )
+
+
+class _ObjectOpenOptions(ctypes.Structure):
+    """The first fields of bpf_object_open_opts; `size` tells libbpf that there are no more."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("object_name", ctypes.c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", ctypes.c_char_p),
+    )
+
+
+class _ProgramInfo(ctypes.Structure):
+    """struct bpf_prog_info up to what is read, 6.18's field order, which only grows at the end."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", ctypes.c_uint32),
+        ("xlated_prog_len", ctypes.c_uint32),
+        ("jited_prog_insns", ctypes.c_uint64),
+        ("xlated_prog_insns", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64),
+        ("created_by_uid", ctypes.c_uint32),
+        ("nr_map_ids", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
+        ("ifindex", ctypes.c_uint32),
+        ("gpl_compatible", ctypes.c_uint32),
+        ("netns_dev", ctypes.c_uint64),
+        ("netns_ino", ctypes.c_uint64),
+        ("nr_jited_ksyms", ctypes.c_uint32),
+        ("nr_jited_func_lens", ctypes.c_uint32),
+        ("jited_ksyms", ctypes.c_uint64),
+        ("jited_func_lens", ctypes.c_uint64),
+        ("btf_id", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("func_info", ctypes.c_uint64),
+        ("nr_func_info", ctypes.c_uint32),
+        ("nr_line_info", ctypes.c_uint32),
+        ("line_info", ctypes.c_uint64),
+        ("jited_line_info", ctypes.c_uint64),
+        ("nr_jited_line_info", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("jited_line_info_rec_size", ctypes.c_uint32),
+        ("nr_prog_tags", ctypes.c_uint32),
+        ("prog_tags", ctypes.c_uint64),
+        ("run_time_ns", ctypes.c_uint64),
+        ("run_cnt", ctypes.c_uint64),
+    )
+
+
+def _open_library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        msg = "libbpf 1.x is missing: apt-get install libbpf1 (or your distribution's libbpf)"
+        raise RequirementError(msg) from error
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    name = ctypes.c_char_p
+    integer, word = ctypes.c_int, ctypes.c_uint32
+    for function, result, arguments in (
+        ("libbpf_set_print", pointer, (_PrintFunction,)),
+        ("libbpf_num_possible_cpus", integer, ()),
+        ("bpf_object__open_mem", pointer, (pointer, size, pointer)),
+        ("bpf_object__load", integer, (pointer,)),
+        ("bpf_object__close", None, (pointer,)),
+        ("bpf_object__find_program_by_name", pointer, (pointer, name)),
+        ("bpf_object__find_map_by_name", pointer, (pointer, name)),
+        ("bpf_program__set_autoload", integer, (pointer, ctypes.c_bool)),
+        ("bpf_program__attach", pointer, (pointer,)),
+        ("bpf_program__attach_cgroup", pointer, (pointer, integer)),
+        ("bpf_program__attach_iter", pointer, (pointer, pointer)),
+        ("bpf_program__fd", integer, (pointer,)),
+        ("bpf_map__fd", integer, (pointer,)),
+        ("bpf_map__set_max_entries", integer, (pointer, word)),
+        ("bpf_map__set_initial_value", integer, (pointer, pointer, size)),
+        ("bpf_map__initial_value", pointer, (pointer, ctypes.POINTER(size))),
+        ("bpf_map__reuse_fd", integer, (pointer, integer)),
+        ("bpf_link__fd", integer, (pointer,)),
+        ("bpf_link__destroy", integer, (pointer,)),
+        ("bpf_iter_create", integer, (integer,)),
+        ("bpf_obj_pin", integer, (integer, name)),
+        ("bpf_obj_get", integer, (name,)),
+        ("bpf_obj_get_info_by_fd", integer, (integer, pointer, ctypes.POINTER(word))),
+        ("bpf_map_lookup_elem", integer, (integer, pointer, pointer)),
+        ("bpf_map_update_elem", integer, (integer, pointer, pointer, ctypes.c_uint64)),
+        ("bpf_map_delete_elem", integer, (integer, pointer)),
+        ("bpf_map_get_next_key", integer, (integer, pointer, pointer)),
+    ):
+        bound = getattr(library, function)
+        bound.restype = result
+        bound.argtypes = arguments
+    return library
+
+
+class _Messages:
+    """What libbpf prints, kept for the error message that it belongs to."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._libc = ctypes.CDLL(None)
+        self._buffer = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        self.function = _PrintFunction(self._print)
+
+    def _print(self, level: int, template: bytes, arguments: int) -> int:
+        if level > 0:
+            _ = arguments
+        # va_list is passed by reference on x86_64 and arm64, so its address goes on as it came.
+        self._libc.vsnprintf(
+            self._buffer,
+            ctypes.c_size_t(_MESSAGE_BYTES),
+            ctypes.c_char_p(template),
+            ctypes.c_void_p(arguments),
+        )
+        text = self._buffer.value.decode("utf-8", "replace").rstrip()
+        if level == 0:
+            self.lines.append(text)
+        else:
+            _log.debug("libbpf: %s", text)
+        return 0
+
+    def take(self) -> str:
+        """The last lines of what was printed since, the verifier's verdict among them."""
+        text = "\n".join(self.lines).splitlines()
+        self.lines.clear()
+        return "\n".join(text[-_VERIFIER_LINES:])
+
+
+class Library:
+    """libbpf, opened once for a process.
+
+    Raises
+    ------
+    RequirementError
+        if it is not installed.
+    """
+
+    def __init__(self) -> None:
+        self.call = _open_library()
+        self.messages = _Messages()
+        self.call.libbpf_set_print(self.messages.function)
+        self.cpus: int = self.call.libbpf_num_possible_cpus()
+
+    def fail(self, what: str) -> KernelError:
+        """The error of the call that has just failed, in words."""
+        number = ctypes.get_errno()
+        text = f"{what}: {os.strerror(number)}"
+        if number in {errno.EPERM, errno.EACCES}:
+            text += " (root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, are needed)"
+        details = self.messages.take()
+        return KernelError(f"{text}\n{details}" if details else text)
+
+
+class BpfMap:
+    """An open map, by its descriptor."""
+
+    def __init__(self, library: Library, name: str, descriptor: int) -> None:
+        self._library = library
+        self.name = name
+        self.descriptor = descriptor
+
+    def lookup(self, key: bytes, value_bytes: int) -> bytes | None:
+        """The value of `key`, or None; for a per-CPU map the values of all CPUs in a row."""
+        value = ctypes.create_string_buffer(value_bytes)
+        if self._library.call.bpf_map_lookup_elem(self.descriptor, key, value):
+            return None
+        return value.raw
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Sets a value.
+
+        Raises
+        ------
+        KernelError
+            if the map is full.
+        """
+        if self._library.call.bpf_map_update_elem(self.descriptor, key, value, 0):
+            raise self._library.fail(f"map {self.name} takes no entry")
+
+    def delete(self, key: bytes) -> None:
+        """Removes a key, if it is there."""
+        self._library.call.bpf_map_delete_elem(self.descriptor, key)
+
+    def keys(self, key_bytes: int) -> Iterable[bytes]:
+        """All keys; concurrent changes may repeat or miss some."""
+        key = None
+        following = ctypes.create_string_buffer(key_bytes)
+        while not self._library.call.bpf_map_get_next_key(self.descriptor, key, following):
+            yield following.raw
+            key = following.raw
+
+    def map_memory(self, size: int) -> mmap.mmap:
+        """The map's memory, shared with the kernel (BPF_F_MMAPABLE maps only)."""
+        return mmap.mmap(self.descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+class BpfLink:
+    """An attached program, by the descriptor of its link. Closing it detaches unless pinned."""
+
+    def __init__(self, library: Library, name: str, descriptor: int) -> None:
+        self._library = library
+        self.name = name
+        self.descriptor = descriptor
+
+    def run_iterator(self) -> None:
+        """Runs an iterator program over everything it iterates on.
+
+        Raises
+        ------
+        KernelError
+            if the kernel refuses to start or to go on.
+        """
+        iterator = self._library.call.bpf_iter_create(self.descriptor)
+        if iterator < 0:
+            raise self._library.fail(f"iterator {self.name} can't be started")
+        try:
+            while os.read(iterator, 4096):
+                pass
+        except OSError as error:
+            msg = f"iterator {self.name} stopped: {error.strerror}"
+            raise KernelError(msg) from error
+        finally:
+            os.close(iterator)
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        os.close(self.descriptor)
+
+
+class BpfObject:
+    """A BPF object file, opened but not loaded until `load()`."""
+
+    def __init__(self, library: Library, image: bytes, source: Path) -> None:
+        self._library = library
+        self._source = source
+        options = _ObjectOpenOptions(
+            size=ctypes.sizeof(_ObjectOpenOptions), object_name=_OBJECT_NAME
+        )
+        self._object = library.call.bpf_object__open_mem(image, len(image), ctypes.byref(options))
+        if not self._object:
+            raise library.fail(f"BPF object {source} can't be opened")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._library.call.bpf_object__close(self._object)
+
+    def _program(self, name: str) -> int:
+        program = self._library.call.bpf_object__find_program_by_name(self._object, name.encode())
+        if not program:
+            raise self._library.fail(f"BPF object {self._source} has no program {name}")
+        return int(program)
+
+    def _map(self, name: str) -> int:
+        found = self._library.call.bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise self._library.fail(f"BPF object {self._source} has no map {name}")
+        return int(found)
+
+    def disable(self, program: str) -> None:
+        """Leaves a program out of the load."""
+        if self._library.call.bpf_program__set_autoload(self._program(program), False):  # noqa: FBT003 - C call
+            raise self._library.fail(f"program {program} can't be left out")
+
+    def set_max_entries(self, map_name: str, entries: int) -> None:
+        """Sizes a map before the load."""
+        if self._library.call.bpf_map__set_max_entries(self._map(map_name), entries):
+            raise self._library.fail(f"map {map_name} can't have {entries} entries")
+
+    def set_constant(self, section: str, value: bytes) -> None:
+        """Writes the beginning of a data section before the load."""
+        size = ctypes.c_size_t()
+        address = self._library.call.bpf_map__initial_value(
+            self._map(section), ctypes.byref(size)
+        )
+        if not address or size.value < len(value):
+            raise self._library.fail(f"section {section} can't be set")
+        ctypes.memmove(address, value, len(value))
+
+    def reuse(self, existing: BpfMap) -> None:
+        """Loads with a map that exists instead of a new one."""
+        if self._library.call.bpf_map__reuse_fd(self._map(existing.name), existing.descriptor):
+            raise self._library.fail(f"map {existing.name} can't be taken over")
+
+    def load(self) -> None:
+        """Creates the maps and has the kernel verify the programs.
+
+        Raises
+        ------
+        KernelError
+            with what the verifier said.
+        """
+        if self._library.call.bpf_object__load(self._object):
+            raise self._library.fail(f"the kernel refuses the BPF object {self._source}")
+
+    def map(self, name: str) -> BpfMap:
+        """A loaded map; its descriptor is a duplicate that outlives the object."""
+        descriptor = self._library.call.bpf_map__fd(self._map(name))
+        if descriptor < 0:
+            raise self._library.fail(f"map {name} is not loaded")
+        return BpfMap(self._library, name, os.dup(descriptor))
+
+    def program_descriptor(self, name: str) -> int:
+        """A duplicate of a loaded program's descriptor."""
+        return os.dup(self._library.call.bpf_program__fd(self._program(name)))
+
+    def attach(self, program: str) -> BpfLink:
+        """Attaches a tracing program where its section says."""
+        link = self._library.call.bpf_program__attach(self._program(program))
+        return self._own(program, link)
+
+    def attach_cgroup(self, program: str, cgroup: int) -> BpfLink:
+        """Attaches a program to the cgroup of an open descriptor, beside others there."""
+        link = self._library.call.bpf_program__attach_cgroup(self._program(program), cgroup)
+        return self._own(program, link)
+
+    def attach_iterator(self, program: str, over: BpfMap | None) -> BpfLink:
+        """Attaches an iterator, over a map's elements or over what its section says."""
+        options = _IterAttachOptions(size=ctypes.sizeof(_IterAttachOptions))
+        if over is not None:
+            # union bpf_iter_link_info begins with the map's descriptor.
+            info = ctypes.c_uint32(over.descriptor)
+            options.link_info = ctypes.cast(ctypes.byref(info), ctypes.c_void_p)
+            options.link_info_bytes = ctypes.sizeof(info)
+        link = self._library.call.bpf_program__attach_iter(
+            self._program(program), ctypes.byref(options)
+        )
+        return self._own(program, link)
+
+    def _own(self, program: str, link: int | None) -> BpfLink:
+        if not link:
+            raise self._library.fail(f"program {program} can't be attached")
+        # The descriptor is duplicated: the link then lives as long as that or a pin, not as long
+        # as libbpf's object. bpf_link__destroy() closes only libbpf's own descriptor.
+        descriptor = os.dup(self._library.call.bpf_link__fd(link))
+        self._library.call.bpf_link__destroy(link)
+        return BpfLink(self._library, program, descriptor)
+
+
+def pin(library: Library, descriptor: int, path: Path) -> None:
+    """Keeps a map, program or link alive under a name in bpffs.
+
+    Raises
+    ------
+    KernelError
+        if bpffs takes no pins there.
+    """
+    if library.call.bpf_obj_pin(descriptor, os.fsencode(path)):
+        raise library.fail(f"can't pin {path}")
+
+
+def get_pinned(library: Library, path: Path) -> int:
+    """The descriptor of what is pinned at `path`.
+
+    Raises
+    ------
+    KernelError
+        if nothing usable is there.
+    """
+    descriptor: int = library.call.bpf_obj_get(os.fsencode(path))
+    if descriptor < 0:
+        raise library.fail(f"can't open the pinned {path}")
+    return descriptor
+
+
+def program_statistics(library: Library, descriptor: int) -> tuple[int, int]:
+    """Runs of a program and the nanoseconds they took, both 0 while bpf_stats_enabled is off."""
+    info = _ProgramInfo()
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    if library.call.bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)):
+        raise library.fail("statistics of a program can't be read")
+    return info.run_cnt, info.run_time_ns

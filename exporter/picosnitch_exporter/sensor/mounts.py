@@ -1,0 +1,52 @@
+"""Where bpffs and the cgroup hierarchy are mounted."""
+
+import subprocess
+from pathlib import Path
+
+from picosnitch_exporter.errors import RequirementError
+from picosnitch_exporter.sensor.procfs import Procfs
+
+_BPFFS = Path("/sys/fs/bpf")
+
+
+def ensure_bpffs(path: Path) -> None:
+    """Mounts bpffs on /sys/fs/bpf if `path` is below that and it is not mounted.
+
+    Raises
+    ------
+    OSError
+        if it can't be mounted, or `path` is on another filesystem.
+    """
+    mounted = [Path(m.mount_point) for m in Procfs().mounts() if m.filesystem == "bpf"]
+    if any(path.is_relative_to(point) for point in mounted):
+        return
+    if not path.is_relative_to(_BPFFS):
+        msg = f"{path} is not on a BPF filesystem"
+        raise OSError(0, msg)
+    result = subprocess.run(  # noqa: S603 - fixed arguments
+        ["/bin/mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(_BPFFS)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise OSError(0, result.stderr.strip() or "bpffs can't be mounted")
+
+
+def cgroup2_root(procfs: Procfs | None = None) -> Path:
+    """The root of the unified hierarchy, on hybrid systems too.
+
+    Raises
+    ------
+    RequirementError
+        if it is not mounted.
+    """
+    mounts = [m for m in (procfs or Procfs()).mounts() if m.filesystem == "cgroup2"]
+    roots = [m for m in mounts if m.root == "/"] or mounts
+    if not roots:
+        msg = (
+            "no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified "
+            "(in a container: share the host's /sys/fs/cgroup)"
+        )
+        raise RequirementError(msg)
+    return Path(roots[0].mount_point)

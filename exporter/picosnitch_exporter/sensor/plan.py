@@ -1,0 +1,81 @@
+"""Which programs make up a plan, and what each of them is attached to."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+MAPS = (
+    "sockets",
+    "flows",
+    "fallback",
+    "records",
+    "processes",
+    "peers",
+    "watched_devices",
+    "counters",
+    "scratch",
+    ".bss",
+)
+
+
+class Target(Enum):
+    """What a program is attached to."""
+
+    TRACEPOINT = "tracepoint"
+    CGROUP = "cgroup"
+    ITERATOR = "iterator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """One program; `over` is the map that an iterator iterates over."""
+
+    program: str
+    target: Target
+    over: str = ""
+    minimum_kernel: str
+    purpose: str
+
+
+def _tracepoint(program: str, minimum_kernel: str, purpose: str) -> Hook:
+    return Hook(
+        program=program,
+        target=Target.TRACEPOINT,
+        minimum_kernel=minimum_kernel,
+        purpose=purpose,
+    )
+
+
+def _cgroup(program: str, minimum_kernel: str, purpose: str) -> Hook:
+    return Hook(
+        program=program, target=Target.CGROUP, minimum_kernel=minimum_kernel, purpose=purpose
+    )
+
+
+def _iterator(program: str, over: str, purpose: str) -> Hook:
+    return Hook(
+        program=program,
+        target=Target.ITERATOR,
+        over=over,
+        minimum_kernel="5.9",
+        purpose=purpose,
+    )
+
+
+TRACEPOINT_PLAN = (
+    _iterator("drain_sockets", "sockets", "report what sockets have counted"),
+    _iterator("drain_flows", "flows", "report and expire flows"),
+    _iterator("drain_fallback", "fallback", "report what found the ring full"),
+    _iterator("find_processes", "", "processes from before the start"),
+    _iterator("find_sockets", "", "sockets from before the start"),
+    _tracepoint("sched_process_exec", "5.5", "command lines and executables at exec"),
+    _tracepoint("inet_sock_set_state", "5.5", "connects, accepts and failures of TCP"),
+    _tracepoint("tcp_rcv_space_adjust", "5.5", "bytes received by TCP"),
+    _tracepoint("sock_send_length", "6.3", "bytes sent"),
+    _tracepoint("sock_recv_length", "6.3", "bytes received by all but TCP"),
+    _cgroup("sendmsg4", "4.18", "peers of unconnected datagrams"),
+    _cgroup("sendmsg6", "4.18", "peers of unconnected datagrams"),
+    _cgroup("recvmsg4", "5.2", "peers of unconnected datagrams"),
+    _cgroup("recvmsg6", "5.2", "peers of unconnected datagrams"),
+    _cgroup("sock_release", "5.9", "the last count of a socket"),
+)
+"""Iterators first: without them nothing that is counted could be read."""

@@ -1,0 +1,191 @@
+"""Everything that the sensor reads from /proc.
+
+A process that has vanished is a result (None), not an error. Source: proc(5).
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+_CMDLINE_BYTES = 64 * 1024
+_DEVICE_MINOR_BITS = 20
+
+PSEUDO_FILESYSTEMS = frozenset(
+    {
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "efivarfs",
+        "fusectl",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    }
+)
+"""Filesystems that hold no executables."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A line of mountinfo; `device` as the kernel encodes it (major << 20 | minor)."""
+
+    mount_id: int
+    device: int
+    root: str
+    mount_point: str
+    filesystem: str
+
+
+def kernel_device(major: int, minor: int) -> int:
+    """A device number as struct super_block has it."""
+    return major << _DEVICE_MINOR_BITS | minor
+
+
+def _unescape(field: str) -> str:
+    """Undoes mountinfo's octal escapes of blanks, newlines and backslashes."""
+    if "\\" not in field:
+        return field
+    parts = field.split("\\")
+    text = [parts[0]]
+    for part in parts[1:]:
+        octal = part[:3]
+        text.append(chr(int(octal, 8)) + part[3:] if octal.isdigit() else "\\" + part)
+    return "".join(text)
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """Lines that can't be read are left out."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split(" ")
+        with contextlib.suppress(ValueError, IndexError):
+            separator = fields.index("-", 6)
+            major, minor = fields[2].split(":")
+            found.append(
+                Mount(
+                    mount_id=int(fields[0]),
+                    device=kernel_device(int(major), int(minor)),
+                    root=_unescape(fields[3]),
+                    mount_point=_unescape(fields[4]),
+                    filesystem=fields[separator + 1],
+                )
+            )
+    return found
+
+
+class Procfs:
+    """A mounted /proc; the path is injected for tests."""
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self.root = root
+
+    def pids(self) -> Iterator[int]:
+        """Thread groups that exist now."""
+        for name in os.listdir(self.root):
+            if name.isdecimal():
+                yield int(name)
+
+    def mounts(self, pid: int | str = "self") -> list[Mount]:
+        """The mounts that a process sees; none if it has vanished."""
+        try:
+            text = (self.root / str(pid) / "mountinfo").read_text("utf-8", "surrogateescape")
+        except OSError:
+            return []
+        return parse_mountinfo(text)
+
+    def mount_namespaces(self) -> dict[str, int]:
+        """One process for each mount namespace, by the namespace's name."""
+        found: dict[str, int] = {}
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                found.setdefault(os.readlink(self.root / str(pid) / "ns/mnt"), pid)
+        return found
+
+    def mount_id_and_inode(self, descriptor: int) -> tuple[int, int | None]:
+        """Of an open descriptor of this process; the inode is there since 5.14.
+
+        Raises
+        ------
+        OSError
+            if /proc can't be read.
+        """
+        mount_id, inode = 0, None
+        for line in (self.root / "self/fdinfo" / str(descriptor)).read_text("ascii").splitlines():
+            name, _colon, value = line.partition(":\t")
+            if name == "mnt_id":
+                mount_id = int(value)
+            elif name == "ino":
+                inode = int(value)
+        return mount_id, inode
+
+    def open_executable(self, pid: int) -> int:
+        """An open descriptor of what a process runs.
+
+        Raises
+        ------
+        OSError
+            if the process has vanished, is a kernel thread, or its file can't be read.
+        """
+        return os.open(self.root / str(pid) / "exe", os.O_RDONLY | os.O_CLOEXEC)
+
+    def executable_path(self, pid: int) -> bytes | None:
+        """What the link of a process' executable says, as its own mount namespace names it."""
+        try:
+            return os.readlink(os.fsencode(self.root / str(pid) / "exe"))
+        except OSError:
+            return None
+
+    def path_of(self, descriptor: int) -> bytes:
+        """The path of an open file, without the mark of an unlinked one."""
+        path = os.readlink(os.fsencode(self.root / "self/fd" / str(descriptor)))
+        return path.removesuffix(b" (deleted)")
+
+    def start_ns(self, pid: int) -> int | None:
+        """Start of a process in CLOCK_BOOTTIME, in steps of a clock tick (10 ms)."""
+        try:
+            text = (self.root / str(pid) / "stat").read_bytes()
+        except OSError:
+            return None
+        # The name, in brackets, may contain brackets and blanks: fields count from the last one.
+        fields = text[text.rfind(b")") + 2 :].split()
+        return int(fields[19]) * (1_000_000_000 // _CLOCK_TICKS)
+
+    def is_same_start(self, pid: int, start_ns: int) -> bool:
+        """Whether the process that has this number now is the one that started then."""
+        found = self.start_ns(pid)
+        return found is not None and abs(found - start_ns) <= 2 * 1_000_000_000 // _CLOCK_TICKS
+
+    def cmdline(self, pid: int) -> bytes | None:
+        """NUL separated arguments, at most 64 KiB."""
+        try:
+            with (self.root / str(pid) / "cmdline").open("rb") as file:
+                return file.read(_CMDLINE_BYTES)
+        except OSError:
+            return None
+
+    def lock_holder(self, descriptor: int) -> int | None:
+        """Who holds a flock() on the file of `descriptor`."""
+        inode = os.fstat(descriptor).st_ino
+        try:
+            lines = (self.root / "locks").read_text("ascii").splitlines()
+        except OSError:
+            return None
+        for line in lines:
+            fields = line.split()
+            if "FLOCK" in fields and fields[-3].rpartition(":")[2] == str(inode):
+                return int(fields[-4])
+        return None

@@ -1,0 +1,75 @@
+"""The kernel's BPF ring buffer, read through its mapped memory.
+
+libbpf's own reader calls back for each record and moves the consumer's position at once; here the
+position moves only when the exporter has made everything before it safe.
+Source: kernel/bpf/ringbuf.c (layout of the mapping: consumer page, producer page, data twice).
+"""
+
+import mmap
+
+from picosnitch_exporter.errors import KernelError
+
+
+class Ring:
+    """Positions are bytes since the ring was made, and only ever grow."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor = descriptor
+        self.size = size
+        page = mmap.PAGESIZE
+        # Positions are read and written as native 64-bit words, in one instruction each; struct's
+        # standard sizes go byte by byte, and the kernel could see half a position.
+        self._consumer = memoryview(
+            mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        ).cast("Q")
+        # The data is mapped twice in a row, so that a record that wraps reads in one piece.
+        self._producer = mmap.mmap(
+            descriptor, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+        )
+        self._produced = memoryview(self._producer)[:page].cast("Q")
+
+    @property
+    def consumer_position(self) -> int:
+        """What has been given back to the kernel."""
+        return self._consumer[0]
+
+    @property
+    def producer_position(self) -> int:
+        """What has been reserved; the records up to it may still be in the making."""
+        return self._produced[0]
+
+    def read(self, start: int, limit: int) -> bytes:
+        """Whole, finished records from `start` on, with their headers, at most `limit` bytes.
+
+        Between reading the producer's position and the records' headers lie thousands of
+        instructions of the interpreter and, in the callers, a system call, so the loads can't be
+        seen out of order on weakly ordered CPUs either.
+        """
+        end = self.producer_position
+        page = mmap.PAGESIZE
+        position = start
+        while position < end:
+            offset = page + position % self.size
+            word = int.from_bytes(self._producer[offset : offset + 4], "little")
+            if word & 0x8000_0000:
+                break
+            length = 8 + ((word & 0x3FFF_FFFF) + 7) // 8 * 8
+            if position + length - start > limit:
+                break
+            position += length
+        if position > end:
+            msg = f"the ring is damaged: a record at {start} ends beyond {end}"
+            raise KernelError(msg)
+        offset = page + start % self.size
+        return self._producer[offset : offset + position - start]
+
+    def release(self, position: int) -> None:
+        """Gives everything before `position` back to the kernel."""
+        if self.consumer_position <= position <= self.producer_position:
+            self._consumer[0] = position
+
+    def close(self) -> None:
+        """Unmaps; the ring itself lives as long as the map."""
+        self._consumer.release()
+        self._produced.release()
+        self._producer.close()

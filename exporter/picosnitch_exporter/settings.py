@@ -1,0 +1,132 @@
+"""The settings as values, with their defaults; `config.py` is the only place that fills them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_PORT = 10054
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    listen_addresses: tuple[str, ...] = (f":{DEFAULT_PORT}",)
+    telemetry_path: str = "/metrics"
+    config_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    path: Path = Path("/var/lib/picosnitch")
+    user: str | None = None
+    """Whom the exporter process runs as; None: picosnitch-exporter, or nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BpfSettings:
+    plan: str = "auto"
+    ring_buffer_pages: int = 64
+    keep_on_exit: bool = True
+    linger_seconds: int = 900
+    bandwidth: bool = True
+    pin_path: Path = Path("/sys/fs/bpf/picosnitch")
+    """Where maps and programs are kept in bpffs; one exporter for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentitySettings:
+    every_exe: bool = False
+    rlimit_nofile: int | None = None
+    st_dev_mask: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqliteSettings:
+    enabled: bool = True
+    retention_days: int = 90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSettings:
+    enabled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """`DB sql server`: the two keys that are taken out, and the connection parameters."""
+
+    client: str
+    table_name: str = "connections"
+    parameters: tuple[tuple[str, str | int | bool | None], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    write_limit_seconds: int = 10
+    addresses: bool = True
+    commands: bool = True
+    ports: bool = True
+    ignore: tuple[str | int, ...] = ()
+    sqlite: SqliteSettings = SqliteSettings()
+    text: TextSettings = TextSettings()
+    server: ServerSettings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    max_executables: int = 2000
+    stale_after_seconds: int = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtlpSettings:
+    endpoint: str | None = None
+    protocol: str = "http/protobuf"
+    interval_seconds: int = 60
+    logs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirusTotalSettings:
+    api_key: str = field(default="", repr=False)
+    api_key_file: Path | None = None
+    file_upload: bool = False
+    request_limit_seconds: int = 15
+    base_url: str = "https://www.virustotal.com/api/v3"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotificationSettings:
+    desktop: bool = True
+    user: str | None = None
+    webhook_url: str | None = field(default=None, repr=False)
+    syslog: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesSettings:
+    enabled: bool | None = None
+    """None: auto."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingSettings:
+    """Only from flags: the log of the exporter about itself."""
+
+    level: str = "info"
+    format: str = "logfmt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, in the groups of the configuration file."""
+
+    web: WebSettings = WebSettings()
+    storage: StorageSettings = StorageSettings()
+    bpf: BpfSettings = BpfSettings()
+    identity: IdentitySettings = IdentitySettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    otlp: OtlpSettings = OtlpSettings()
+    virustotal: VirusTotalSettings = VirusTotalSettings()
+    notifications: NotificationSettings = NotificationSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
+    logging: LoggingSettings = LoggingSettings()
