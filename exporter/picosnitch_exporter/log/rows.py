@@ -1,0 +1,203 @@
+"""Write windows: the traffic of one connection within one of them becomes one row."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from picosnitch_exporter.log.ignore import IgnoreRules
+from picosnitch_exporter.model import (
+    NO_PROGRAM,
+    AttributedFlow,
+    Direction,
+    LogRow,
+    ProcessKey,
+    Program,
+    Sha256,
+)
+
+EXECUTION_PORT = -1
+"""Both ports of a row that stands for an executable that ran (`Every exe`)."""
+MAX_ROWS = 200_000
+"""Of one window, some 200 MB: beyond that the caller has to close it early."""
+
+_Key = tuple[int, ProcessKey, str, int, str, Sha256]
+_ExecutionKey = tuple[Program, Program, Program, int, str]
+
+
+class Domains(Protocol):
+    """What is known of the names of peers."""
+
+    def domain_of(self, flow: AttributedFlow, /) -> str:
+        """The peer's domain in reversed notation, empty where unknown."""
+
+
+class NoDomains:
+    """Knows no name."""
+
+    def domain_of(self, _flow: AttributedFlow, /) -> str:
+        """Empty."""
+        return ""
+
+
+@dataclass(slots=True)
+class _Connection:
+    flow: AttributedFlow
+    send_bytes: int
+    receive_bytes: int
+    events: int
+    domain: str
+
+
+class Windows:
+    """Collects flows, and gives them as rows when the window is closed."""
+
+    def __init__(
+        self,
+        *,
+        ignore: IgnoreRules | None = None,
+        domains: Domains | None = None,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        self._ignore = ignore or IgnoreRules(())
+        self._domains = domains or NoDomains()
+        self._max_rows = max_rows
+        self._connections: dict[_Key, _Connection] = {}
+        self._executions: dict[_ExecutionKey, int] = {}
+        self.ignored_rows = 0
+        """Left out by `Log ignore` since the start."""
+
+    def __len__(self) -> int:
+        return len(self._connections) + len(self._executions)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the window should be closed now, for the memory it takes."""
+        return len(self) >= self._max_rows
+
+    def add(self, flow: AttributedFlow) -> None:
+        """Adds what moved to the row of its connection."""
+        events = flow.transmit_calls + flow.receive_calls + flow.connections + flow.connect_failures
+        if not (events or flow.transmit_bytes or flow.receive_bytes):
+            return
+        key = (
+            flow.cookie,
+            flow.owner,
+            flow.remote_address,
+            flow.remote_port,
+            flow.protocol,
+            flow.program.sha256,
+        )
+        connection = self._connections.get(key)
+        if connection is None:
+            self._connections[key] = _Connection(
+                flow,
+                flow.transmit_bytes,
+                flow.receive_bytes,
+                events,
+                self._domains.domain_of(flow),
+            )
+            return
+        connection.send_bytes += flow.transmit_bytes
+        connection.receive_bytes += flow.receive_bytes
+        connection.events += events
+        # A socket is bound, and a command line read, after the first bytes at the latest.
+        if flow.local_address or not connection.flow.local_address:
+            connection.flow = flow
+
+    def add_execution(
+        self,
+        program: Program,
+        *,
+        parent: Program = NO_PROGRAM,
+        grandparent: Program = NO_PROGRAM,
+        uid: int,
+        container: str = "",
+    ) -> None:
+        """Adds that an executable ran; the same one with the same lineage is one row."""
+        key = (program, parent, grandparent, uid, container)
+        self._executions[key] = self._executions.get(key, 0) + 1
+
+    def close(self, now: float) -> tuple[LogRow, ...]:
+        """The rows of the window that ends now (Unix seconds), and begins the next one."""
+        connections, self._connections = self._connections, {}
+        executions, self._executions = self._executions, {}
+        rows = [self._connection_row(connection, now) for connection in connections.values()]
+        rows += [_execution_row(key, count, now) for key, count in executions.items()]
+        kept = tuple(row for row in rows if not self._ignore.matches(row))
+        self.ignored_rows += len(rows) - len(kept)
+        return kept
+
+    def _connection_row(self, connection: _Connection, now: float) -> LogRow:
+        flow = connection.flow
+        return LogRow(
+            contime=now,
+            send_bytes=connection.send_bytes,
+            receive_bytes=connection.receive_bytes,
+            events=connection.events,
+            program=flow.program,
+            parent=flow.parent,
+            grandparent=flow.grandparent,
+            uid=flow.uid,
+            protocol=flow.protocol,
+            direction=flow.direction,
+            local_port=flow.local_port,
+            remote_port=flow.remote_port,
+            local_address=flow.local_address,
+            remote_address=flow.remote_address,
+            # An answer may have been on its way while the first bytes were.
+            domain=connection.domain or self._domains.domain_of(flow),
+            netns=flow.netns,
+            container=flow.container,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hiding:
+    """What `Log addresses`, `Log commands` and `Log ports` leave out of every log."""
+
+    addresses: bool = False
+    commands: bool = False
+    ports: bool = False
+
+    def apply(self, rows: tuple[LogRow, ...]) -> tuple[LogRow, ...]:
+        """The rows with these values empty (ports: 0). A domain is an address by its name."""
+        if not (self.addresses or self.commands or self.ports):
+            return rows
+        return tuple(self._hide(row) for row in rows)
+
+    def _hide(self, row: LogRow) -> LogRow:
+        if self.addresses:
+            row = replace(row, local_address="", remote_address="", domain="")
+        if self.commands:
+            row = replace(
+                row,
+                program=replace(row.program, cmdline=""),
+                parent=replace(row.parent, cmdline=""),
+                grandparent=replace(row.grandparent, cmdline=""),
+            )
+        # -1 is no port: it says what kind of row this is.
+        if self.ports and row.local_port != EXECUTION_PORT:
+            row = replace(row, local_port=0, remote_port=0)
+        return row
+
+
+def _execution_row(key: _ExecutionKey, count: int, now: float) -> LogRow:
+    program, parent, grandparent, uid, container = key
+    return LogRow(
+        contime=now,
+        send_bytes=0,
+        receive_bytes=0,
+        events=count,
+        program=program,
+        parent=parent,
+        grandparent=grandparent,
+        uid=uid,
+        protocol="",
+        direction=Direction.UNKNOWN,
+        local_port=EXECUTION_PORT,
+        remote_port=EXECUTION_PORT,
+        local_address="",
+        remote_address="",
+        domain="",
+        netns=0,
+        container=container,
+    )
