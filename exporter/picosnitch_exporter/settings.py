@@ -1,4 +1,4 @@
-"""The settings as values, with their defaults; `config.py` is the only place that fills them."""
+"""The settings as values, with their defaults; `config` is the only place that fills them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +8,8 @@ DEFAULT_PORT = 10054
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
+    """Where and how HTTP is served."""
+
     listen_addresses: tuple[str, ...] = (f":{DEFAULT_PORT}",)
     telemetry_path: str = "/metrics"
     config_file: Path | None = None
@@ -15,6 +17,8 @@ class WebSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
+    """Where things are kept, and as whom."""
+
     path: Path = Path("/var/lib/picosnitch")
     user: str | None = None
     """Whom the exporter process runs as; None: picosnitch-exporter, or nobody."""
@@ -22,6 +26,8 @@ class StorageSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BpfSettings:
+    """The kernel side."""
+
     plan: str = "auto"
     ring_buffer_pages: int = 64
     keep_on_exit: bool = True
@@ -33,6 +39,8 @@ class BpfSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentitySettings:
+    """How executables are recognised; the names are picosnitch's."""
+
     every_exe: bool = False
     rlimit_nofile: int | None = None
     st_dev_mask: int | None = None
@@ -40,12 +48,16 @@ class IdentitySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqliteSettings:
+    """The connection log in `snitch.db`."""
+
     enabled: bool = True
     retention_days: int = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSettings:
+    """The connection log in `conn.log`."""
+
     enabled: bool = False
 
 
@@ -55,11 +67,18 @@ class ServerSettings:
 
     client: str
     table_name: str = "connections"
+    password_file: Path | None = None
+    """Where the parameter `password` came from, if from a file."""
     parameters: tuple[tuple[str, str | int | bool | None], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
+    """What every connection log holds, and which there are.
+
+    `ignore` holds hashes, reversed domains and subnets in lower case, and ports.
+    """
+
     write_limit_seconds: int = 10
     addresses: bool = True
     commands: bool = True
@@ -72,12 +91,16 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
+    """Bounds of what is exposed."""
+
     max_executables: int = 2000
     stale_after_seconds: int = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtlpSettings:
+    """The metrics and, with `logs`, the connection log by OTLP; off without an endpoint."""
+
     endpoint: str | None = None
     protocol: str = "http/protobuf"
     interval_seconds: int = 60
@@ -86,6 +109,8 @@ class OtlpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirusTotalSettings:
+    """Off without a key; `api_key` holds the content of `api_key_file` if there is one."""
+
     api_key: str = field(default="", repr=False)
     api_key_file: Path | None = None
     file_upload: bool = False
@@ -95,14 +120,22 @@ class VirusTotalSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationSettings:
+    """Who hears of new executables and of verdicts.
+
+    `webhook_url` holds the content of `webhook_url_file` if there is one.
+    """
+
     desktop: bool = True
     user: str | None = None
     webhook_url: str | None = field(default=None, repr=False)
+    webhook_url_file: Path | None = None
     syslog: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesSettings:
+    """Labels of pods and containers."""
+
     enabled: bool | None = None
     """None: auto."""
 

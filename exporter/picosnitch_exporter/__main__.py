@@ -1,0 +1,7 @@
+"""`python -m picosnitch_exporter` is the command."""
+
+import sys
+
+from picosnitch_exporter.cli import main
+
+sys.exit(main())

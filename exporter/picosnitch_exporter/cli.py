@@ -1,0 +1,261 @@
+"""The command line: arguments, exit codes, and what is said where one of them is wrong.
+
+Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 130 interrupted from the keyboard.
+Whatever a command needs is imported when it runs, so that `--help` and `version` answer at once.
+"""
+
+import argparse
+import difflib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from picosnitch_exporter import __version__
+from picosnitch_exporter.config import load_with_notices, show
+from picosnitch_exporter.config.keys import KEYS
+from picosnitch_exporter.config.kinds import Choice
+from picosnitch_exporter.errors import PeerGoneError, PicosnitchError, UsageError
+
+if TYPE_CHECKING:
+    from picosnitch_exporter.config import Loaded
+    from picosnitch_exporter.config.document import Plain
+
+PROGRAM = "picosnitch-exporter"
+
+_FAILED = 1
+_INTERRUPTED = 130  # 128 and SIGINT, as a shell reports it
+
+_EXAMPLES = f"""\
+examples:
+  {PROGRAM} doctor                      does it work here?
+  sudo {PROGRAM} run                    count, and serve /metrics on port 10054
+  sudo {PROGRAM} run --config.file=/etc/picosnitch-exporter/config.yaml
+  {PROGRAM} check-config config.yaml    is the file right?
+  sudo {PROGRAM} detach                 remove what was left counting in the kernel
+"""
+
+_RUN_EXAMPLES = f"""\
+examples:
+  sudo {PROGRAM} run
+  sudo {PROGRAM} run --web.listen-address=127.0.0.1:10054 --web.listen-address='[::1]:10054'
+  sudo {PROGRAM} run --config.file=config.yaml --log.level=debug --log.format=json
+
+Flags win over the file. SIGTERM leaves the kernel side counting for the next start
+(bpf.keep_on_exit); Ctrl-C removes it.
+"""
+
+_CHECK_EXAMPLES = f"""\
+examples:
+  {PROGRAM} check-config /etc/picosnitch-exporter/config.yaml
+  {PROGRAM} check-config ~/.config/picosnitch/config.json --show > config.yaml
+"""
+
+_Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print a usage of many lines and leave."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.removeprefix(PROGRAM).strip()
+        where = f"{command}: " if command else ""
+        raise UsageError(f"{where}{message} (see '{self.prog} --help')")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except PicosnitchError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`). What is still buffered would fail once more
+        # when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+
+
+def _main(argv: Sequence[str]) -> int:
+    try:
+        arguments, unknown = _parser().parse_known_args(argv)
+        if unknown:
+            raise _unknown_error(arguments, unknown[0])
+        code = cast("_Command", arguments.command)(arguments)
+    except SystemExit as leaving:  # --help and --version
+        code = leaving.code if isinstance(leaving.code, int) else 0
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise PicosnitchError(f"can't write to standard output: {error.strerror}") from error
+    return code
+
+
+def _complain(message: str) -> None:
+    # One line that no terminal obeys, whatever a path in it is called.
+    text = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in message
+    )
+    print(f"{PROGRAM}: {text}", file=sys.stderr)
+
+
+def _unknown_error(arguments: argparse.Namespace, argument: str) -> UsageError:
+    known = cast("tuple[str, ...]", arguments.flags)
+    near = difflib.get_close_matches(argument.partition("=")[0], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"see '{PROGRAM} {arguments.name} --help'"
+    return UsageError(f"{arguments.name}: unknown argument {argument}: {hint}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Network traffic of every executable, by SHA-256, as Prometheus metrics.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version_text())
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    run = _add(
+        commands, "run", _run, "count traffic and serve it, in the foreground", _RUN_EXAMPLES
+    )
+    _add_setting_flags(run)
+
+    doctor = _add(commands, "doctor", _doctor, "say what `run` needs and whether it is there")
+    _add_setting_flags(doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+
+    check = _add(
+        commands, "check-config", _check_config, "check a configuration file", _CHECK_EXAMPLES
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help="YAML, or picosnitch's config.json")
+    check.add_argument("--show", action="store_true", help="print every setting, secrets hidden")
+
+    detach = _add(
+        commands, "detach", _detach, "remove what a stopped exporter left counting in the kernel"
+    )
+    _add_config_file(detach)
+
+    _add(commands, "version", _version, "print the version")
+    for name, command in commands.choices.items():
+        command.set_defaults(name=name, flags=tuple(command._option_string_actions))  # noqa: SLF001
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[_Parser]",
+    name: str,
+    command: _Command,
+    summary: str,
+    examples: str | None = None,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_config_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config.file",
+        dest="config_file",
+        type=Path,
+        metavar="FILE",
+        help="configuration file, YAML or picosnitch's config.json "
+        "(default: /etc/picosnitch-exporter/config.yaml if there is one)",
+    )
+
+
+def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    _add_config_file(parser)
+    for key in KEYS:
+        if key.flag is None:
+            continue
+        default = key.kind.plain(key.default)
+        many = isinstance(default, list)
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        parser.add_argument(
+            key.flag,
+            dest=key.name,
+            action="append" if many else "store",
+            metavar="|".join(key.kind.words) if isinstance(key.kind, Choice) else "VALUE",
+            help=f"{key.doc}{'; may be repeated' if many else ''} (default: {shown or 'none'})",
+        )
+
+
+def _load(arguments: argparse.Namespace) -> "Loaded":
+    given: dict[str, Plain] = {
+        key.name: value
+        for key in KEYS
+        if key.flag is not None and (value := getattr(arguments, key.name, None)) is not None
+    }
+    return load_with_notices(arguments.config_file, environment=os.environ, overrides=given)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    loaded = _load(arguments)
+    from picosnitch_exporter import daemon, logging_format
+    from picosnitch_exporter.logging_format import Event
+
+    logging_format.configure(loaded.settings.logging, process="exporter")
+    log = logging.getLogger(__name__)
+    for notice in loaded.notices:
+        log.warning(Event("configuration_notice", {"notice": notice}))
+    try:
+        return daemon.run(loaded.settings)
+    except BrokenPipeError as error:
+        # Not standard output: the daemon writes nothing there.
+        raise PeerGoneError(
+            "a process of the exporter has ended: see the messages above"
+        ) from error
+
+
+def _detach(arguments: argparse.Namespace) -> int:
+    from picosnitch_exporter import daemon
+
+    return daemon.detach(_load(arguments).settings)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from picosnitch_exporter.terminal import doctor
+
+    return doctor.run(_load(arguments).settings, as_json=arguments.json)
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    loaded = load_with_notices(arguments.file, environment=os.environ, overrides={})
+    for notice in loaded.notices:
+        _complain(notice)
+    print(show(loaded.settings) if arguments.show else f"{arguments.file}: valid")
+    return 0
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(_version_text())
+    return 0
+
+
+def _version_text() -> str:
+    """The version in the form that Prometheus's exporters print."""
+    return (
+        f"{PROGRAM}, version {__version__}\n"
+        f"  python version:   {platform.python_version()}\n"
+        f"  platform:         {sys.platform}/{os.uname().machine}"
+    )
