@@ -23,6 +23,17 @@ class Content:
     """Permission bits."""
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file; also where that can't be said, so that reading it will."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def read(path: Path, *, max_bytes: int = MAX_BYTES) -> Content:
     """A whole file of UTF-8 text; raises ConfigurationError that names it."""
     try:

@@ -18,13 +18,13 @@ from picosnitch_exporter.config.kinds import (
     ListenAddresses,
     Number,
     Secret,
-    SqlServer,
     Text,
     check_base_url,
     check_credential,
     check_secret_url,
     check_user,
 )
+from picosnitch_exporter.config.sql_server import SqlServer
 from picosnitch_exporter.settings import Settings
 
 _DAY_SECONDS = 86_400

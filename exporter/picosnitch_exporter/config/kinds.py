@@ -17,7 +17,6 @@ from picosnitch_exporter.config.addresses import (
     split_listen_address,
 )
 from picosnitch_exporter.config.document import Plain
-from picosnitch_exporter.settings import ServerSettings
 
 HIDDEN = "<secret>"
 """What `show` prints in place of a secret."""
@@ -25,11 +24,6 @@ HIDDEN = "<secret>"
 MAX_LISTEN_ADDRESSES = 16
 MAX_IGNORE_ENTRIES = 10_000
 
-SQL_CLIENTS = ("mariadb", "psycopg", "psycopg2", "pymysql")
-
-_TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-_PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-_SECRET_PARAMETER = re.compile(r"pass(?!file)|secret|token|dsn|conninfo", re.IGNORECASE)
 _CREDENTIAL = re.compile(r"[\x21-\x7e]*")
 _USER = re.compile(r"[^\s:/\x00-\x1f\x7f]{1,256}")
 
@@ -61,7 +55,7 @@ class Flag:
 
     def parse(self, value: Plain) -> bool:
         if not isinstance(value, bool):
-            raise ValueError(_must_be(self.description, value))
+            raise ValueError(must_be(self.description, value))
         return value
 
     def plain(self, value: object) -> Plain:
@@ -80,7 +74,7 @@ class AutoFlag:
         if value == "auto":
             return None
         if not isinstance(value, bool):
-            raise ValueError(_must_be(self.description, value))
+            raise ValueError(must_be(self.description, value))
         return value
 
     def plain(self, value: object) -> Plain:
@@ -111,7 +105,7 @@ class Number:
             or not self.minimum <= value <= self.maximum
             or (self.power_of_two and value & (value - 1))
         ):
-            raise ValueError(_must_be(self.description, value))
+            raise ValueError(must_be(self.description, value))
         return value
 
     def plain(self, value: object) -> Plain:
@@ -126,11 +120,11 @@ class Choice:
 
     @property
     def description(self) -> str:
-        return _one_of(self.words)
+        return one_of(self.words)
 
     def parse(self, value: Plain) -> str:
         if not isinstance(value, str) or value not in self.words:
-            raise ValueError(_must_be(self.description, value))
+            raise ValueError(must_be(self.description, value))
         return value
 
     def plain(self, value: object) -> Plain:
@@ -149,7 +143,7 @@ class Text:
         if self.nullable and value in (None, ""):
             return None
         if not isinstance(value, str):
-            raise ValueError(_must_be(self.description, value))
+            raise ValueError(must_be(self.description, value))
         return self.check(value)
 
     def plain(self, value: object) -> Plain:
@@ -191,7 +185,7 @@ class FilePath:
         if self.nullable and value in (None, ""):
             return None
         if not isinstance(value, str) or not value or "\0" in value:
-            raise ValueError(_must_be(self.description, value))
+            raise ValueError(must_be(self.description, value))
         return Path(value)
 
     def plain(self, value: object) -> Plain:
@@ -208,7 +202,7 @@ class ListenAddresses:
 
     def parse(self, value: Plain) -> tuple[str, ...]:
         if not isinstance(value, list) or not 1 <= len(value) <= MAX_LISTEN_ADDRESSES:
-            raise ValueError(_must_be(self.description.replace("`", ""), value))
+            raise ValueError(must_be(self.description.replace("`", ""), value))
         addresses: list[str] = []
         for item in value:
             if not isinstance(item, str):
@@ -233,7 +227,7 @@ class IgnoreList:
 
     def parse(self, value: Plain) -> tuple[str | int, ...]:
         if not isinstance(value, list):
-            raise ValueError(_must_be(self.description, value))
+            raise ValueError(must_be(self.description, value))
         if len(value) > MAX_IGNORE_ENTRIES:
             raise ValueError(f"has {len(value)} entries, more than {MAX_IGNORE_ENTRIES}")
         # Once each, in their order: a long list grows by pasting.
@@ -243,62 +237,6 @@ class IgnoreList:
         if not isinstance(value, tuple):
             return []
         return [item if isinstance(item, int) else str(item) for item in value]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SqlServer:
-    """`DB sql server`: a client, a table, and what goes to the driver's connect()."""
-
-    @property
-    def description(self) -> str:
-        return (
-            f"{{}} for none, or client ({_one_of(SQL_CLIENTS)}), table_name, password_file, "
-            "and the driver's connection parameters"
-        )
-
-    def parse(self, value: Plain) -> ServerSettings | None:
-        if not isinstance(value, dict):
-            raise ValueError("must be {} or a mapping with a client")
-        if not value:
-            return None
-        rest = dict(value)
-        client = rest.pop("client", None)
-        if not isinstance(client, str) or client not in SQL_CLIENTS:
-            raise ValueError(f"needs 'client': {_one_of(SQL_CLIENTS)}")
-        table_name = rest.pop("table_name", "connections")
-        if not isinstance(table_name, str) or not _TABLE_NAME.fullmatch(table_name):
-            raise ValueError(
-                "'table_name' must be 1 to 63 letters, digits and underscores, no digit first"
-            )
-        password_file = rest.pop("password_file", None)
-        if password_file is not None:
-            if not isinstance(password_file, str) or not password_file or "\0" in password_file:
-                raise ValueError("'password_file' must be a path")
-            if "password" in rest or "passwd" in rest:
-                raise ValueError("has both 'password' and 'password_file': remove one of them")
-        return ServerSettings(
-            client=client,
-            table_name=table_name,
-            password_file=None if password_file is None else Path(password_file),
-            parameters=tuple(_parameter(name, item) for name, item in rest.items()),
-        )
-
-    def plain(self, value: object) -> Plain:
-        if not isinstance(value, ServerSettings):
-            return {}
-        shown: dict[str, Plain] = {"client": value.client, "table_name": value.table_name}
-        if value.password_file is not None:
-            shown["password_file"] = str(value.password_file)
-        for name, item in value.parameters:
-            if name == "password" and value.password_file is not None:
-                continue
-            shown[name] = HIDDEN if item and is_secret_parameter(name) else item
-        return shown
-
-
-def is_secret_parameter(name: str) -> bool:
-    """Whether a connection parameter is one that must not be printed."""
-    return _SECRET_PARAMETER.search(name) is not None
 
 
 def check_credential(text: str) -> str:
@@ -311,7 +249,7 @@ def check_credential(text: str) -> str:
 def check_user(text: str) -> str:
     """Raises ValueError unless it can be the name of a user."""
     if not _USER.fullmatch(text):
-        raise ValueError(_must_be("the name of a user", text))
+        raise ValueError(must_be("the name of a user", text))
     return text
 
 
@@ -325,21 +263,13 @@ def check_secret_url(text: str) -> str:
     return check_url(text, with_user=True)
 
 
-def _parameter(name: str, value: Plain) -> tuple[str, str | int | bool | None]:
-    if not _PARAMETER_NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.60} is not the name of a connection parameter")
-    if isinstance(value, float | list | dict):
-        raise ValueError(f"{name!r} must be text, a whole number, true, false or null")
-    if value == HIDDEN and is_secret_parameter(name):
-        raise ValueError(f"{name!r} is {HIDDEN}, which --show prints instead: write the real one")
-    return name, value
-
-
-def _one_of(words: tuple[str, ...]) -> str:
+def one_of(words: tuple[str, ...]) -> str:
+    """`a, b or c`."""
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _must_be(what: str, value: Plain) -> str:
+def must_be(what: str, value: Plain) -> str:
+    """The message of a value that is something else, which it repeats in short."""
     match value:
         case bool():
             given = "true" if value else "false"

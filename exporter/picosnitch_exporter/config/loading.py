@@ -18,7 +18,8 @@ from picosnitch_exporter.config.keys import (
     Key,
     value_of,
 )
-from picosnitch_exporter.config.kinds import Secret, is_secret_parameter
+from picosnitch_exporter.config.kinds import Secret
+from picosnitch_exporter.config.sql_server import is_secret_parameter
 from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.settings import ServerSettings, Settings
 
@@ -67,7 +68,7 @@ def load(
     `overrides` has nested names. Relative paths are taken from the file's folder, those of flags
     from the working directory. Raises ConfigurationError; the message names file, line and key.
     """
-    if path is None and DEFAULT_FILE.exists():
+    if path is None and files.exists(DEFAULT_FILE):
         path = DEFAULT_FILE
     given: dict[str, _Given] = {}
     notices: list[str] = []
@@ -183,14 +184,8 @@ def _holds_secret(item: _Given) -> bool:
     if isinstance(item.key.kind, Secret):
         return bool(item.value)
     if isinstance(item.value, dict):
-        return any(value and is_secret_parameter(name) for name, value in _given_secrets(item))
+        return any(value and is_secret_parameter(name) for name, value in item.value.items())
     return False
-
-
-def _given_secrets(item: _Given) -> list[tuple[str, Plain]]:
-    if not isinstance(item.value, dict):
-        return []
-    return [(name, value) for name, value in item.value.items() if name != "password_file"]
 
 
 def _with_credentials(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -204,7 +199,7 @@ def _with_credentials(settings: Settings, environment: Mapping[str, str]) -> Set
             continue
         if value_of(settings, key) or value_of(settings, BY_NAME[key.fills]):
             continue
-        if (folder / key.credential).exists():
+        if files.exists(folder / key.credential):
             settings = _replaced(settings, key.path, folder / key.credential)
     return settings
 
