@@ -1,0 +1,272 @@
+"""What a start finds from the run before, in SQLite: totals, executables, hashed files, positions.
+
+All functions work inside the caller's transaction.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Final
+
+from picosnitch_exporter.log.dictionary import Dictionary
+from picosnitch_exporter.log.schema import MAX_INTEGER, storable
+from picosnitch_exporter.model import (
+    OTHER,
+    Commit,
+    CounterTotal,
+    Direction,
+    Executable,
+    FileIdentity,
+    KnownExecutable,
+    KnownFile,
+    Persisted,
+    Scope,
+    SeriesLabels,
+    Sha256,
+    Workload,
+)
+
+TABLES: Final = (
+    "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE totals (
+        metric TEXT NOT NULL, executable_id INTEGER NOT NULL, namespace TEXT NOT NULL,
+        pod TEXT NOT NULL, container TEXT NOT NULL, protocol TEXT NOT NULL, scope TEXT NOT NULL,
+        direction TEXT NOT NULL, value INTEGER NOT NULL, created REAL NOT NULL,
+        changed REAL NOT NULL,
+        PRIMARY KEY (metric, executable_id, namespace, pod, container, protocol, scope, direction)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE known_executables (
+        executable_id INTEGER NOT NULL, namespace TEXT NOT NULL, pod TEXT NOT NULL,
+        container TEXT NOT NULL, name TEXT NOT NULL, parent_id INTEGER NOT NULL,
+        size INTEGER NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL,
+        PRIMARY KEY (executable_id, namespace, pod, container)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE known_files (
+        device INTEGER NOT NULL, inode INTEGER NOT NULL, generation INTEGER NOT NULL,
+        size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+        sha256 TEXT NOT NULL, hashed REAL NOT NULL,
+        PRIMARY KEY (device, inode, generation)
+    ) WITHOUT ROWID""",
+)
+MAX_LOADED: Final = 50_000
+"""Executables and files that a start gets back, those seen last; the others stay where they are."""
+MAX_FILES: Final = 200_000
+"""Hashed files that are remembered: what is forgotten is hashed again."""
+
+_UINT64 = 1 << 64
+
+
+def save(
+    connection: sqlite3.Connection,
+    dictionary: Dictionary,
+    commit: Commit,
+    *,
+    now: float,
+) -> None:
+    """Everything of a commit but its rows."""
+    _save_totals(connection, dictionary, commit.totals, now)
+    _save_executables(connection, dictionary, commit.executables)
+    _save_files(connection, commit.files, now)
+    save_state(
+        connection,
+        {
+            "journal_segment": str(commit.journal_segment),
+            "ring_instance": str(commit.ring_instance),
+            "ring_position": str(commit.ring_position),
+        },
+    )
+
+
+def load(connection: sqlite3.Connection) -> Persisted:
+    """All that was saved."""
+    state = load_state(connection)
+    return Persisted(
+        totals=tuple(_load_totals(connection)),
+        executables=tuple(_load_executables(connection)),
+        files=tuple(_load_files(connection)),
+        journal_segment=int(state.get("journal_segment", "0")),
+        ring_instance=int(state.get("ring_instance", "0")),
+        ring_position=int(state.get("ring_position", "0")),
+    )
+
+
+def save_state(connection: sqlite3.Connection, values: dict[str, str]) -> None:
+    """Sets these entries of the table of single values."""
+    connection.executemany(
+        "INSERT INTO state (name, value) VALUES (?, ?)"
+        " ON CONFLICT DO UPDATE SET value = excluded.value",
+        values.items(),
+    )
+
+
+def load_state(connection: sqlite3.Connection) -> dict[str, str]:
+    """All entries of the table of single values."""
+    return dict(connection.execute("SELECT name, value FROM state").fetchall())
+
+
+def begin_boot(connection: sqlite3.Connection, boot_id: str) -> bool:
+    """Forgets the totals of another boot; true where it is the same as before."""
+    if load_state(connection).get("boot_id") == boot_id:
+        return True
+    connection.execute("DELETE FROM totals")
+    save_state(connection, {"boot_id": boot_id})
+    return False
+
+
+def forget_stale(connection: sqlite3.Connection, *, totals_before: float) -> None:
+    """Deletes the totals of executables that have been silent since then, as the store does."""
+    connection.execute(
+        "DELETE FROM totals WHERE changed < ?1"
+        " AND (executable_id, namespace, pod, container) NOT IN"
+        " (SELECT executable_id, namespace, pod, container FROM totals WHERE changed >= ?1)"
+        " AND executable_id NOT IN (SELECT id FROM executables WHERE sha256 = ?2)",
+        (totals_before, OTHER.sha256),
+    )
+
+
+def forget_old(connection: sqlite3.Connection, *, workloads_before: float) -> None:
+    """Deletes executables of containers that are long gone, and files beyond the bound."""
+    connection.execute(
+        "DELETE FROM known_executables WHERE last_seen < ?"
+        " AND (namespace <> '' OR pod <> '' OR container <> '')",
+        (workloads_before,),
+    )
+    (files,) = connection.execute("SELECT count(*) FROM known_files").fetchone()
+    if files > MAX_FILES:
+        connection.execute(
+            "DELETE FROM known_files WHERE hashed <= (SELECT hashed FROM known_files"
+            " ORDER BY hashed LIMIT 1 OFFSET ?)",
+            (files - MAX_FILES - 1,),
+        )
+
+
+def _save_totals(
+    connection: sqlite3.Connection,
+    dictionary: Dictionary,
+    totals: Iterable[CounterTotal],
+    now: float,
+) -> None:
+    connection.executemany(
+        "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET value = excluded.value, created = excluded.created, changed = excluded.changed",
+        (
+            (
+                total.metric,
+                dictionary.executable(total.labels.executable),
+                *_workload_values(total.labels.workload),
+                total.labels.protocol,
+                total.labels.scope,
+                total.labels.direction,
+                min(total.value, MAX_INTEGER),
+                total.created_seconds,
+                now,
+            )
+            for total in totals
+        ),
+    )
+
+
+def _load_totals(connection: sqlite3.Connection) -> Iterable[CounterTotal]:
+    for row in connection.execute(
+        "SELECT metric, sha256, exe, namespace, pod, container, protocol, scope, direction,"
+        " value, created FROM totals JOIN executables ON id = executable_id",
+    ):
+        yield CounterTotal(
+            metric=row[0],
+            labels=SeriesLabels(
+                executable=Executable(sha256=Sha256(row[1]), exe=row[2]),
+                workload=Workload(namespace=row[3], pod=row[4], container=row[5]),
+                protocol=row[6],
+                scope=Scope(row[7]),
+                direction=Direction(row[8]),
+            ),
+            value=row[9],
+            created_seconds=row[10],
+        )
+
+
+def _save_executables(
+    connection: sqlite3.Connection,
+    dictionary: Dictionary,
+    executables: Iterable[KnownExecutable],
+) -> None:
+    # The first sight is the earliest that was ever saved: what is not loaded may be seen again.
+    connection.executemany(
+        "INSERT INTO known_executables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET name = excluded.name, size = excluded.size,"
+        " first_seen = min(first_seen, excluded.first_seen),"
+        " last_seen = max(last_seen, excluded.last_seen)",
+        (
+            (
+                dictionary.executable(known.executable),
+                *_workload_values(known.workload),
+                storable(known.name),
+                dictionary.executable(known.parent),
+                min(known.size_bytes, MAX_INTEGER),
+                known.first_seen_seconds,
+                known.last_seen_seconds,
+            )
+            for known in executables
+        ),
+    )
+
+
+def _load_executables(connection: sqlite3.Connection) -> Iterable[KnownExecutable]:
+    for row in connection.execute(
+        "SELECT e.sha256, e.exe, k.namespace, k.pod, k.container, k.name, p.sha256, p.exe,"
+        " k.size, k.first_seen, k.last_seen FROM known_executables k"
+        " JOIN executables e ON e.id = k.executable_id JOIN executables p ON p.id = k.parent_id"
+        " ORDER BY k.last_seen DESC LIMIT ?",
+        (MAX_LOADED,),
+    ):
+        yield KnownExecutable(
+            executable=Executable(sha256=Sha256(row[0]), exe=row[1]),
+            workload=Workload(namespace=row[2], pod=row[3], container=row[4]),
+            name=row[5],
+            parent=Executable(sha256=Sha256(row[6]), exe=row[7]),
+            size_bytes=row[8],
+            first_seen_seconds=row[9],
+            last_seen_seconds=row[10],
+        )
+
+
+def _save_files(connection: sqlite3.Connection, files: Iterable[KnownFile], now: float) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO known_files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (
+                file.identity.device,
+                _signed(file.identity.inode),
+                file.identity.generation,
+                min(file.size_bytes, MAX_INTEGER),
+                file.modified_ns,
+                file.changed_ns,
+                file.sha256,
+                now,
+            )
+            for file in files
+        ),
+    )
+
+
+def _load_files(connection: sqlite3.Connection) -> Iterable[KnownFile]:
+    for row in connection.execute(
+        "SELECT device, inode, generation, size, modified_ns, changed_ns, sha256"
+        " FROM known_files ORDER BY hashed DESC LIMIT ?",
+        (MAX_LOADED,),
+    ):
+        yield KnownFile(
+            identity=FileIdentity(device=row[0], inode=row[1] % _UINT64, generation=row[2]),
+            size_bytes=row[3],
+            modified_ns=row[4],
+            changed_ns=row[5],
+            sha256=Sha256(row[6]),
+        )
+
+
+def _workload_values(workload: Workload) -> tuple[str, str, str]:
+    return storable(workload.namespace), storable(workload.pod), storable(workload.container)
+
+
+def _signed(value: int) -> int:
+    """A 64-bit number as SQLite has it; overlayfs sets the highest bit of inode numbers."""
+    return value if value <= MAX_INTEGER else value - _UINT64
