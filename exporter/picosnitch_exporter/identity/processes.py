@@ -1,0 +1,201 @@
+"""Processes as the kernel side has introduced them, and their ancestors."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from picosnitch_exporter.identity.registry import Version
+from picosnitch_exporter.model import FileIdentity, ProcessKey, Program
+from picosnitch_exporter.stream import CommandLine
+from picosnitch_exporter.wire import ProcessFlag, ProcessRecord
+
+MAX_PROCESSES = 65_536
+"""Images that are remembered: 60 MB if all of them were in use."""
+IDLE_NS = 3600 * 1_000_000_000
+"""A process that has ended is forgotten after so long."""
+GRACE_NS = 1_000_000_000
+"""How long the introduction of a process, or its command line, may take."""
+_PROBED = 64
+"""Processes that one tick asks about."""
+_MAX_EARLY = 4096
+"""Command lines that may be ahead of their process."""
+
+
+class CommandLineSource(IntEnum):
+    """Where a command line comes from; the higher, the harder to forge."""
+
+    NONE = 0
+    PROC = 1
+    """Read from /proc after the fact."""
+    SOCKET = 2
+    """Read by the kernel side at the first socket."""
+    EXEC = 3
+    """Read by the kernel side at exec."""
+
+
+# Not frozen: what is known of a process grows. Compared by identity.
+@dataclass(slots=True, kw_only=True, eq=False)
+class Process:
+    """One image of one process. Only its table changes it, but for the two caches."""
+
+    key: ProcessKey
+    parent: ProcessKey
+    executable: FileIdentity
+    exec_ns: int
+    cgroup_id: int
+    uid: int
+    name: str
+    cmdline: str
+    source: CommandLineSource
+    is_kernel: bool
+    known_ns: int
+    """When it was introduced, on the table's clock."""
+    used_ns: int
+    version: Version | None = None
+    """What it runs, once somebody has asked; dropped where that can have changed."""
+    program: Program | None = None
+    """How the log names it, once its version is settled."""
+    was_executed: bool = False
+    """A record of its exec has been taken in."""
+
+
+def render_cmdline(arguments: bytes) -> str:
+    """Arguments, NUL separated, as one line: joined by spaces, as picosnitch does."""
+    return os.fsdecode(arguments.rstrip(b"\0").replace(b"\0", b" "))
+
+
+def exists(tgid: int) -> bool:
+    """Whether a process of this id runs (and this process may know of it)."""
+    try:
+        os.kill(tgid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+class ProcessTable:
+    """Processes by key. Times are nanoseconds of whatever monotonic clock the caller uses.
+
+    Bounded: beyond `max_processes`, the one that was used least recently goes, whatever has ended
+    before what still runs, as far as a short look tells. What has ended and was not used for an
+    hour goes as well. `is_running` tells whether a process id is in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_running: Callable[[int], bool] = exists,
+        max_processes: int = MAX_PROCESSES,
+        idle_ns: int = IDLE_NS,
+    ) -> None:
+        self._is_running = is_running
+        self._max_processes = max_processes
+        self._idle_ns = idle_ns
+        self._processes: OrderedDict[ProcessKey, Process] = OrderedDict()
+        self._early: OrderedDict[ProcessKey, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def get(self, key: ProcessKey, *, now_ns: int) -> Process | None:
+        """The process, if it has been introduced."""
+        process = self._processes.get(key)
+        if process is not None:
+            process.used_ns = now_ns
+            self._processes.move_to_end(key)
+        return process
+
+    def add(self, record: ProcessRecord, *, now_ns: int) -> Process:
+        """Takes in an introduction; what is known better already stays."""
+        source = _source(record)
+        process = self.get(record.key, now_ns=now_ns)
+        if process is None:
+            process = Process(
+                key=record.key,
+                parent=record.parent,
+                executable=record.executable,
+                exec_ns=record.exec_ns,
+                cgroup_id=record.cgroup_id,
+                uid=record.uid,
+                name=os.fsdecode(record.comm),
+                cmdline=render_cmdline(record.cmdline),
+                source=source,
+                is_kernel=bool(record.flags & ProcessFlag.KERNEL),
+                known_ns=now_ns,
+                used_ns=now_ns,
+            )
+            self._make_room()
+            self._processes[record.key] = process
+            early = self._early.pop(record.key, None)
+            if early is not None:
+                self._improve(process, early)
+            return process
+        if source >= process.source:
+            process.source = source
+            process.cmdline = render_cmdline(record.cmdline) or process.cmdline
+            process.name = os.fsdecode(record.comm)
+            process.uid = record.uid
+            process.cgroup_id = record.cgroup_id
+            process.program = None
+        if record.exec_ns and record.exec_ns != process.exec_ns:
+            process.exec_ns = record.exec_ns
+            process.version = None
+            process.program = None
+        return process
+
+    def add_command_line(self, frame: CommandLine, *, now_ns: int) -> Process | None:
+        """Takes in what /proc says; None where the process is unknown."""
+        process = self.get(frame.key, now_ns=now_ns)
+        cmdline = render_cmdline(frame.cmdline)
+        if process is None:
+            self._early[frame.key] = cmdline
+            if len(self._early) > _MAX_EARLY:
+                self._early.popitem(last=False)
+            return None
+        self._improve(process, cmdline)
+        return process
+
+    def expire(self, *, now_ns: int) -> None:
+        """Forgets what has ended and was not used for long."""
+        for _ in range(_PROBED):
+            if not self._processes:
+                return
+            key, process = next(iter(self._processes.items()))
+            if now_ns - process.used_ns < self._idle_ns:
+                return
+            if self._is_running(key.tgid):
+                # A process is introduced once only: a daemon that talks once a day keeps its name.
+                process.used_ns = now_ns
+                self._processes.move_to_end(key)
+            else:
+                del self._processes[key]
+
+    def _improve(self, process: Process, cmdline: str) -> None:
+        # The kernel side cuts at 512 bytes: a longer one that begins the same is the whole of it.
+        is_whole = bool(process.cmdline) and cmdline.startswith(process.cmdline)
+        if process.source <= CommandLineSource.PROC or is_whole:
+            process.cmdline = cmdline
+            process.source = max(process.source, CommandLineSource.PROC)
+            process.program = None
+
+    def _make_room(self) -> None:
+        if len(self._processes) < self._max_processes:
+            return
+        for _ in range(_PROBED):
+            key = next(iter(self._processes))
+            if not self._is_running(key.tgid):
+                break
+            self._processes.move_to_end(key)
+        self._processes.popitem(last=False)
+
+
+def _source(record: ProcessRecord) -> CommandLineSource:
+    if record.flags & ProcessFlag.CMDLINE_MISSING:
+        return CommandLineSource.NONE
+    if record.flags & ProcessFlag.CMDLINE_LATE:
+        return CommandLineSource.SOCKET
+    return CommandLineSource.EXEC

@@ -1,0 +1,327 @@
+"""What is known of the contents of executables, and which of them a process ran."""
+
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from picosnitch_exporter.identity.hashing import HashOutcome
+from picosnitch_exporter.model import UNHASHED, FileIdentity, KnownFile, Sha256
+from picosnitch_exporter.stream import ExecutableSeen
+
+MAX_IDENTITIES = 65_536
+"""Files whose versions are remembered, and as many contents with their stamps: 50 MB if all of
+them were in use. What is used least recently goes first, and a process keeps what it ran."""
+MAX_VERSIONS = 16
+"""Of one file. A process that ran an older one and was never heard of gets no hash."""
+GRACE_NS = 2_000_000_000
+"""How long a file that traffic speaks of may take to be shown."""
+STALLED_NS = 120_000_000_000
+"""How long hashing may take: a file server that never answers must not hold traffic for ever."""
+RACY_NS = 2_000_000_000
+"""A file that was changed less than this before it was seen can change again without its stamps
+showing it (their granularity goes from 1 ms to the 2 s of FAT): equal stamps prove nothing then."""
+
+KERNEL_PATH = "[kernel]"
+_MIN_WANTED = 0
+_UNWANTED = 1
+
+
+class VersionState(StrEnum):
+    """Whether the hash of a version is known."""
+
+    PENDING = "pending"
+    HASHED = "hashed"
+    IMPOSSIBLE = "impossible"
+
+
+# Not frozen: it is settled once. Compared by identity, as it is a dictionary key for who waits.
+@dataclass(slots=True, kw_only=True, eq=False)
+class Version:
+    """One content of one file. Only the registry changes it."""
+
+    identity: FileIdentity
+    seen_ns: int = 0
+    """CLOCK_BOOTTIME from which on processes ran it; 0 while nobody has shown it."""
+    path: str = ""
+    """As the host sees it; empty where unknown."""
+    size_bytes: int = 0
+    modified_ns: int = 0
+    changed_ns: int = 0
+    state: VersionState = VersionState.PENDING
+    sha256: Sha256 = UNHASHED
+    reason: str = ""
+    """Why it is impossible: gone, kernel, modified, queue_full, ... or the sensor's reason."""
+    is_racy: bool = False
+    ticket: int = 0
+    """Of the hasher; 0 where it has no descriptor."""
+    is_wanted: bool = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Hashed, or known to be impossible."""
+        return self.state is not VersionState.PENDING
+
+
+class HashQueue(Protocol):
+    """What the registry needs of `Hasher`."""
+
+    def submit(
+        self, descriptor: int, *, ticket: int, size_bytes: int, modified_ns: int, urgency: int
+    ) -> None:
+        """Takes over the descriptor."""
+
+    def hurry(self, ticket: int, *, urgency: int) -> None:
+        """Raises the urgency of what still waits."""
+
+    def completed(self) -> list[HashOutcome]:
+        """The outcomes since the last call."""
+
+
+_Stamps = tuple[FileIdentity, int, int, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Chain:
+    """The versions of one file, oldest first."""
+
+    versions: list[Version] = field(default_factory=list)
+    is_cut: bool = False
+
+
+class Registry:
+    """Versions of executables by file, and the contents that need not be hashed again.
+
+    A process ran the latest version that was seen before its exec, or the first one. `clock` is
+    monotonic and in nanoseconds, `wall_clock` that of file stamps. Not safe for several threads.
+    """
+
+    def __init__(  # noqa: PLR0913  (clocks and bounds are injected)
+        self,
+        hasher: HashQueue,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        wall_clock: Callable[[], int] = time.time_ns,
+        max_identities: int = MAX_IDENTITIES,
+        grace_ns: int = GRACE_NS,
+        stalled_ns: int = STALLED_NS,
+    ) -> None:
+        self._hasher = hasher
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._max_identities = max_identities
+        self._grace_ns = grace_ns
+        self._stalled_ns = stalled_ns
+        self._chains: OrderedDict[FileIdentity, _Chain] = OrderedDict()
+        self._known: OrderedDict[_Stamps, KnownFile] = OrderedDict()
+        self._tickets: dict[int, Version] = {}
+        self._last_ticket = 0
+        # In order of deadline, as each queue has one period only.
+        self._unseen: deque[tuple[int, Version]] = deque()
+        self._hashing: deque[tuple[int, Version]] = deque()
+        self._settled: list[Version] = []
+        self._new_files: dict[_Stamps, KnownFile] = {}
+        self.kernel = Version(
+            identity=FileIdentity(device=0, inode=0, generation=0),
+            path=KERNEL_PATH,
+            state=VersionState.IMPOSSIBLE,
+            reason="kernel",
+        )
+        self._forgotten = Version(
+            identity=self.kernel.identity, state=VersionState.IMPOSSIBLE, reason="forgotten"
+        )
+
+    def restore(self, files: Iterable[KnownFile]) -> None:
+        """Takes over what earlier runs have hashed."""
+        for file in files:
+            self._remember(file)
+
+    def take_new_files(self) -> tuple[KnownFile, ...]:
+        """The contents that have been hashed since the last call."""
+        files = tuple(self._new_files.values())
+        self._new_files.clear()
+        return files
+
+    def take_settled(self) -> list[Version]:
+        """The versions that have been settled since the last call."""
+        settled = self._settled
+        self._settled = []
+        return settled
+
+    def version_of(self, identity: FileIdentity, *, exec_ns: int) -> Version:
+        """What a process that was executed then (CLOCK_BOOTTIME; 0: before anybody looked) ran."""
+        if not identity.inode:
+            return self.kernel
+        chain = self._chain(identity)
+        if not chain.versions:
+            version = Version(identity=identity, is_wanted=True)
+            chain.versions.append(version)
+            self._unseen.append((self._clock() + self._grace_ns, version))
+            return version
+        version = self._choose(chain, exec_ns)
+        if not version.is_wanted:
+            version.is_wanted = True
+            if version.ticket and not version.is_settled:
+                self._hasher.hurry(version.ticket, urgency=_MIN_WANTED)
+        return version
+
+    def seen(self, frame: ExecutableSeen, descriptor: int | None) -> Version:
+        """Notes that a file is executed; the descriptor becomes the registry's to close."""
+        chain = self._chain(frame.identity)
+        latest = chain.versions[-1] if chain.versions else None
+        if latest is not None and self._is_same(latest, frame):
+            if descriptor is not None:
+                if latest.ticket or latest.is_settled:
+                    os.close(descriptor)
+                else:
+                    self._submit(latest, descriptor)
+            return latest
+        if frame.reason and latest is not None and (latest.seen_ns or latest.is_settled):
+            # It could not be opened (again), which says nothing about what was seen before.
+            return latest
+        version = self._begin(chain, frame)
+        known = None if version.is_racy else self._known.get(_stamps(version))
+        if known is not None:
+            self._known.move_to_end(_stamps(version))
+            self._settle(version, sha256=known.sha256)
+            if descriptor is not None:
+                os.close(descriptor)
+        elif descriptor is not None:
+            self._submit(version, descriptor)
+        elif frame.reason:
+            self._settle(version, reason=frame.reason)
+        else:
+            # A replayed frame, whose descriptor ended with the process that received it. The file
+            # may be shown again, as all that runs is when the sensor starts.
+            self._unseen.append((self._clock() + self._grace_ns, version))
+        return version
+
+    def poll(self) -> list[HashOutcome]:
+        """Takes in what has been hashed; returns the outcomes for whoever counts them.
+
+        Raises
+        ------
+        HashingError
+            if a hashing thread has died.
+        """
+        outcomes = self._hasher.completed()
+        for outcome in outcomes:
+            version = self._tickets.pop(outcome.ticket, None)
+            if version is None or version.state is VersionState.HASHED:
+                continue
+            if not outcome.sha256:
+                self._settle(version, reason=outcome.reason)
+                continue
+            self._settle(version, sha256=outcome.sha256)
+            if outcome.changed_ns and not version.is_racy:
+                file = KnownFile(
+                    identity=version.identity,
+                    size_bytes=version.size_bytes,
+                    modified_ns=version.modified_ns,
+                    changed_ns=outcome.changed_ns,
+                    sha256=outcome.sha256,
+                )
+                self._remember(file)
+                self._new_files[_stamps(file)] = file
+        return outcomes
+
+    def tick(self) -> None:
+        """Gives up on what has not come in time."""
+        now_ns = self._clock()
+        while self._unseen and self._unseen[0][0] <= now_ns:
+            _deadline, version = self._unseen.popleft()
+            if not version.ticket and not version.is_settled:
+                self._settle(version, reason="restart" if version.seen_ns else "gone")
+        while self._hashing and self._hashing[0][0] <= now_ns:
+            _deadline, version = self._hashing.popleft()
+            if not version.is_settled:
+                self._settle(version, reason="stalled")
+
+    def _chain(self, identity: FileIdentity) -> _Chain:
+        chain = self._chains.get(identity)
+        if chain is None:
+            chain = self._chains[identity] = _Chain()
+            if len(self._chains) > self._max_identities:
+                # Whoever waits for a version of it is still told: it is in a queue above.
+                self._chains.popitem(last=False)
+        else:
+            self._chains.move_to_end(identity)
+        return chain
+
+    def _choose(self, chain: _Chain, exec_ns: int) -> Version:
+        for version in reversed(chain.versions):
+            if version.seen_ns <= exec_ns:
+                return version
+        return self._forgotten if chain.is_cut else chain.versions[0]
+
+    def _is_same(self, version: Version, frame: ExecutableSeen) -> bool:
+        return (
+            version.seen_ns > 0
+            and version.state is not VersionState.IMPOSSIBLE
+            and not version.is_racy
+            and not frame.reason
+            and version.size_bytes == frame.size_bytes
+            and version.modified_ns == frame.modified_ns
+            and version.changed_ns == frame.changed_ns
+            and version.path == os.fsdecode(frame.path)
+        )
+
+    def _begin(self, chain: _Chain, frame: ExecutableSeen) -> Version:
+        """The version that the frame speaks of: a new one, or the one that somebody waits for."""
+        latest = chain.versions[-1] if chain.versions else None
+        previous_ns = latest.seen_ns if latest is not None else 0
+        if latest is None or latest.seen_ns or latest.is_settled:
+            is_belated = latest is not None and (
+                latest.state is VersionState.IMPOSSIBLE and frame.seen_ns <= latest.seen_ns
+            )
+            if is_belated or (latest is not None and not latest.seen_ns):
+                # Given up too early: what runs on from then gets the hash after all.
+                chain.versions.pop()
+            latest = Version(identity=frame.identity)
+            chain.versions.append(latest)
+        latest.seen_ns = max(frame.seen_ns, previous_ns, 1)
+        latest.path = os.fsdecode(frame.path)
+        latest.size_bytes = frame.size_bytes
+        latest.modified_ns = frame.modified_ns
+        latest.changed_ns = frame.changed_ns
+        changed_ns = max(frame.changed_ns, frame.modified_ns)
+        latest.is_racy = self._wall_clock() - changed_ns < RACY_NS
+        if len(chain.versions) > MAX_VERSIONS:
+            del chain.versions[0]
+            chain.is_cut = True
+        return latest
+
+    def _submit(self, version: Version, descriptor: int) -> None:
+        self._last_ticket += 1
+        version.ticket = self._last_ticket
+        self._tickets[version.ticket] = version
+        self._hashing.append((self._clock() + self._stalled_ns, version))
+        self._hasher.submit(
+            descriptor,
+            ticket=version.ticket,
+            size_bytes=version.size_bytes,
+            modified_ns=version.modified_ns,
+            urgency=_MIN_WANTED if version.is_wanted else _UNWANTED,
+        )
+
+    def _settle(self, version: Version, *, sha256: Sha256 = UNHASHED, reason: str = "") -> None:
+        if version.is_settled and not sha256:
+            return
+        version.state = VersionState.HASHED if sha256 else VersionState.IMPOSSIBLE
+        version.sha256 = sha256
+        version.reason = reason
+        self._settled.append(version)
+
+    def _remember(self, file: KnownFile) -> None:
+        stamps = _stamps(file)
+        self._known[stamps] = file
+        self._known.move_to_end(stamps)
+        if len(self._known) > self._max_identities:
+            self._known.popitem(last=False)
+
+
+def _stamps(file: KnownFile | Version) -> _Stamps:
+    return (file.identity, file.size_bytes, file.modified_ns, file.changed_ns)

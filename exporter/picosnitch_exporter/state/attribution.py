@@ -1,0 +1,389 @@
+"""From what the kernel side reports to totals and rows with everybody's name on them."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from picosnitch_exporter import catalog
+from picosnitch_exporter.identity.addresses import address_text, protocol_name, scope_of
+from picosnitch_exporter.identity.processes import (
+    GRACE_NS,
+    CommandLineSource,
+    Process,
+    ProcessTable,
+)
+from picosnitch_exporter.identity.registry import Registry, Version
+from picosnitch_exporter.model import (
+    HOST,
+    NO_PROGRAM,
+    UNHASHED,
+    AttributedFlow,
+    Executable,
+    ProcessKey,
+    Program,
+    SeriesLabels,
+)
+from picosnitch_exporter.state.cardinality import Counts
+from picosnitch_exporter.state.held import Event, Held, Waiting, merge
+from picosnitch_exporter.state.naming import (
+    HostOnly,
+    Workloads,
+    label,
+    program_of,
+    version_of,
+)
+from picosnitch_exporter.state.store import Store
+from picosnitch_exporter.stream import CommandLine, ExecutableSeen
+from picosnitch_exporter.wire import FlowFlag, FlowRecord, ProcessFlag, ProcessRecord, UnseenRecord
+
+MAX_HELD = 65_536
+"""Connections that wait for a hash or a name: 60 MB if there were so many."""
+_NOBODY = Executable(sha256=UNHASHED, exe="")
+_UNSEEN_KINDS = {17: "packet_ring", 44: "xdp"}
+"""By address family: AF_PACKET, AF_XDP."""
+
+
+class RowSink(Protocol):
+    """What takes the rows: `log.rows.Windows`."""
+
+    def add(self, flow: AttributedFlow, /) -> None:
+        """Takes what moved on a connection."""
+
+    def add_execution(
+        self,
+        program: Program,
+        *,
+        parent: Program,
+        grandparent: Program,
+        uid: int,
+        container: str,
+    ) -> None:
+        """Takes that an executable ran ('Every exe')."""
+
+
+class Measures(Counts, Protocol):
+    """What attribution needs of `Health`."""
+
+    def observe(self, metric: catalog.Metric, labels: tuple[str, ...], seconds: float) -> None:
+        """Adds to a histogram."""
+
+
+class Attributor:
+    """Gives each difference that moved to its executable, exactly once.
+
+    What moved is added to the totals once the hash of its executable is known, or known to be
+    impossible, and to the rows once that holds for its parents as well. Frames may come in any
+    order: what names a process or a file that was not introduced yet waits for a short grace.
+    `clock` is monotonic, in nanoseconds; `to_unix` makes Unix seconds of CLOCK_BOOTTIME
+    nanoseconds. One thread.
+    """
+
+    def __init__(  # noqa: PLR0913  (it brings all the others together)
+        self,
+        *,
+        registry: Registry,
+        processes: ProcessTable,
+        store: Store,
+        rows: RowSink,
+        health: Measures,
+        clock: Callable[[], int],
+        to_unix: Callable[[int], float],
+        workloads: Workloads | None = None,
+        max_held: int = MAX_HELD,
+        grace_ns: int = GRACE_NS,
+    ) -> None:
+        self._registry = registry
+        self._processes = processes
+        self._store = store
+        self._rows = rows
+        self._health = health
+        self._clock = clock
+        self._to_unix = to_unix
+        self._workloads = workloads or HostOnly()
+        self._max_held = max_held
+        self._grace_ns = grace_ns
+        self._waiting = Waiting()
+
+    @property
+    def held(self) -> int:
+        """Connections and executions that wait for a hash or a name."""
+        return len(self._waiting)
+
+    def flow(self, record: FlowRecord) -> None:
+        """Takes in what moved on a socket."""
+        held = self._waiting.find(record)
+        if held is None or held.flow is None:
+            self._begin(record.owner, record)
+            return
+        held.flow = merge(held.flow, record)
+        held.time_ns = held.flow.time_ns
+        if held.executable is not None:
+            self._count(held, record)
+
+    def process(self, record: ProcessRecord) -> None:
+        """Takes in who somebody is."""
+        process = self._processes.add(record, now_ns=self._clock())
+        self._resume(record.key)
+        if record.flags & ProcessFlag.EXEC and not record.generation and not process.was_executed:
+            process.was_executed = True
+            self._begin(record.key, record)
+
+    def executable(self, frame: ExecutableSeen, descriptor: int | None) -> None:
+        """Takes in that a file is executed; the descriptor is taken over."""
+        self._registry.seen(frame, descriptor)
+        self._take_settled()
+
+    def command_line(self, frame: CommandLine) -> None:
+        """Takes in what /proc says about a process."""
+        if self._processes.add_command_line(frame, now_ns=self._clock()) is not None:
+            self._resume(frame.key)
+
+    def unseen(self, record: UnseenRecord) -> None:
+        """Takes in that there is a socket whose bytes no hook can see."""
+        self._begin(record.owner, record)
+
+    def settled(self) -> None:
+        """Takes in what has been hashed; to be called when the hasher's descriptor is readable.
+
+        Raises
+        ------
+        HashingError
+            if a hashing thread has died.
+        """
+        for outcome in self._registry.poll():
+            if outcome.sha256:
+                self._health.observe(catalog.HASH_DURATION, (), outcome.seconds)
+        self._take_settled()
+
+    def tick(self) -> None:
+        """Gives up on what has not come in time; to be called about twice a second.
+
+        Raises
+        ------
+        HashingError
+            if a hashing thread has died.
+        """
+        self.settled()
+        self._registry.tick()
+        self._take_settled()
+        now_ns = self._clock()
+        self._processes.expire(now_ns=now_ns)
+        for held in self._waiting.overdue(now_ns):
+            held.is_impatient = True
+            if isinstance(held.waits_for, ProcessKey):
+                self._waiting.remove(held)
+                self._advance(held)
+
+    def flush(self) -> None:
+        """Attributes all that is held by what is known now, as nothing more will come."""
+        for held in self._waiting:
+            held.is_forced = True
+            self._waiting.remove(held)
+            self._advance(held)
+
+    def _begin(self, owner: ProcessKey, record: FlowRecord | ProcessRecord | UnseenRecord) -> None:
+        held = Held(
+            owner=owner,
+            identity=record.executable,
+            time_ns=record.time_ns,
+            grace_ends_ns=self._clock() + self._grace_ns,
+            flow=record if isinstance(record, FlowRecord) else None,
+            unseen=record if isinstance(record, UnseenRecord) else None,
+        )
+        if len(self._waiting) >= self._max_held:
+            held.is_forced = True
+        self._advance(held)
+
+    def _resume(self, event: Event) -> None:
+        for held in self._waiting.take(event):
+            self._advance(held)
+
+    def _take_settled(self) -> None:
+        for version in self._registry.take_settled():
+            if version.reason:
+                self._health.count(catalog.UNHASHED_EXECUTABLES, (version.reason,))
+            self._resume(version)
+
+    def _advance(self, held: Held) -> None:
+        """Goes as far as what is known allows, and waits for what is not."""
+        if held.process is None:
+            held.process = self._processes.get(held.owner, now_ns=self._clock())
+        if held.process is None and not held.is_kernel and self._waits_for_process(held):
+            self._waiting.put(held, held.owner)
+            return
+        if held.executable is None:
+            version = held.version = self._version(held)
+            if not version.is_settled and not held.is_forced:
+                self._waiting.put(held, version)
+                return
+            self._name(held, version)
+        if held.unseen is not None:
+            self._count_unseen(held)
+            return
+        ancestors = self._ancestors(held)
+        if ancestors is not None:
+            self._finish(held, *ancestors)
+
+    def _waits_for_process(self, held: Held) -> bool:
+        return not held.is_forced and not held.is_impatient and self._clock() < held.grace_ends_ns
+
+    def _version(self, held: Held) -> Version:
+        if held.version is not None:
+            return held.version
+        process = held.process
+        if held.is_kernel:
+            return self._registry.kernel
+        if process is None:
+            # While a file runs nobody can write to it: what it is now is what was executed.
+            return self._registry.version_of(held.identity, exec_ns=held.time_ns)
+        if process.executable == held.identity:
+            return version_of(process, self._registry)
+        return self._registry.version_of(held.identity, exec_ns=process.exec_ns)
+
+    def _name(self, held: Held, version: Version) -> None:
+        process = held.process
+        held.workload, held.container = HOST, ""
+        if process is not None:
+            held.workload, held.container = self._workloads.workload_of(process)
+        held.executable = label(version, name=process.name if process is not None else "")
+        if not version.is_settled:
+            self._health.count(catalog.UNHASHED_EXECUTABLES, ("not_awaited",))
+        if held.flow is not None:
+            self._count(held, held.flow)
+
+    def _count(self, held: Held, flow: FlowRecord) -> None:
+        """Adds one difference to the totals."""
+        if held.executable is None or held.workload is None:
+            raise AssertionError("counted before it was named")
+        time_seconds = self._to_unix(flow.time_ns)
+        labels = SeriesLabels(
+            executable=held.executable,
+            workload=held.workload,
+            protocol=protocol_name(flow.protocol, family=flow.family),
+            scope=scope_of(flow.remote_address),
+        )
+        if flow.transmit_bytes or flow.receive_bytes:
+            self._store.add_traffic(
+                labels,
+                transmit_bytes=flow.transmit_bytes,
+                receive_bytes=flow.receive_bytes,
+                time_seconds=time_seconds,
+            )
+        if flow.connections:
+            directed = SeriesLabels(
+                executable=labels.executable,
+                workload=labels.workload,
+                protocol=labels.protocol,
+                scope=labels.scope,
+                direction=flow.direction,
+            )
+            self._store.add_connections(directed, flow.connections, time_seconds=time_seconds)
+        if flow.connect_failures:
+            self._store.add_failures(labels, flow.connect_failures, time_seconds=time_seconds)
+
+    def _count_unseen(self, held: Held) -> None:
+        if held.unseen is None or held.executable is None or held.workload is None:
+            raise AssertionError("counted before it was named")
+        kind = _UNSEEN_KINDS.get(held.unseen.family, f"af-{held.unseen.family}")
+        executable, workload = held.executable, held.workload
+        self._health.count(
+            catalog.UNSEEN_SOCKETS,
+            (
+                executable.sha256,
+                executable.exe,
+                workload.namespace,
+                workload.pod,
+                workload.container,
+                kind,
+            ),
+        )
+
+    def _ancestors(self, held: Held) -> tuple[Program, Program, Program] | None:
+        """Process, parent and grandparent; None where one of them has to be waited for."""
+        programs: list[Program] = []
+        process = held.process
+        while process is not None and len(programs) < 3:  # noqa: PLR2004  (so many are logged)
+            if self._lacks_command_line(process) and self._waits_for_process(held):
+                self._waiting.put(held, process.key)
+                return None
+            version = version_of(process, self._registry)
+            if not version.is_settled and not held.is_forced:
+                self._waiting.put(held, version)
+                return None
+            programs.append(program_of(process, version))
+            key = process.parent
+            process = None
+            if key.tgid and len(programs) < 3:  # noqa: PLR2004
+                process = self._processes.get(key, now_ns=self._clock())
+                if process is None and self._waits_for_process(held):
+                    self._waiting.put(held, key)
+                    return None
+        programs += [NO_PROGRAM] * (3 - len(programs))
+        return programs[0], programs[1], programs[2]
+
+    def _lacks_command_line(self, process: Process) -> bool:
+        return (
+            process.source is CommandLineSource.NONE
+            and not process.is_kernel
+            and self._clock() < process.known_ns + self._grace_ns
+        )
+
+    def _finish(self, held: Held, program: Program, parent: Program, grandparent: Program) -> None:
+        executable, workload, process = held.executable, held.workload, held.process
+        if executable is None or workload is None:
+            raise AssertionError("logged before it was named")
+        if (program.exe, program.sha256) != (executable.exe, executable.sha256):
+            # The label stands since it was counted, whatever has become known since.
+            program = Program(
+                exe=executable.exe,
+                name=program.name,
+                cmdline=program.cmdline,
+                sha256=executable.sha256,
+            )
+        self._store.see(
+            executable,
+            workload,
+            name=program.name,
+            parent=Executable(sha256=parent.sha256, exe=parent.exe) if parent.exe else _NOBODY,
+            size_bytes=held.version.size_bytes if held.version is not None else 0,
+            time_seconds=self._to_unix(held.time_ns),
+        )
+        if held.flow is not None:
+            self._rows.add(self._attributed(held, held.flow, (program, parent, grandparent)))
+        elif process is not None:
+            self._rows.add_execution(
+                program,
+                parent=parent,
+                grandparent=grandparent,
+                uid=process.uid,
+                container=held.container,
+            )
+
+    def _attributed(
+        self, held: Held, flow: FlowRecord, programs: tuple[Program, Program, Program]
+    ) -> AttributedFlow:
+        return AttributedFlow(
+            time_seconds=self._to_unix(flow.time_ns),
+            cookie=flow.cookie,
+            owner=flow.owner,
+            program=programs[0],
+            parent=programs[1],
+            grandparent=programs[2],
+            workload=held.workload or HOST,
+            uid=flow.uid,
+            protocol=protocol_name(flow.protocol, family=flow.family),
+            scope=scope_of(flow.remote_address),
+            direction=flow.direction,
+            local_address=address_text(flow.local_address),
+            remote_address=address_text(flow.remote_address),
+            local_port=flow.local_port,
+            remote_port=flow.remote_port,
+            netns=flow.netns,
+            container=held.container,
+            transmit_bytes=flow.transmit_bytes,
+            receive_bytes=flow.receive_bytes,
+            transmit_calls=flow.transmit_calls,
+            receive_calls=flow.receive_calls,
+            connections=flow.connections,
+            connect_failures=flow.connect_failures,
+            is_final=bool(flow.flags & FlowFlag.FINAL),
+        )

@@ -1,0 +1,67 @@
+"""How many executables get series of their own."""
+
+from collections import OrderedDict
+from typing import Protocol
+
+from picosnitch_exporter import catalog
+from picosnitch_exporter.catalog import Metric
+from picosnitch_exporter.model import HOST, OTHER, Executable, Workload
+
+Subject = tuple[Executable, Workload]
+"""What series belong to."""
+
+OTHERS: Subject = (OTHER, HOST)
+"""Where what is beyond the bound is counted."""
+REFUSED_REMEMBERED = 4096
+
+
+class Counts(Protocol):
+    """What state needs of `Health`."""
+
+    def count(self, metric: Metric, labels: tuple[str, ...] = (), amount: float = 1) -> None:
+        """Adds to a counter of the exporter on itself."""
+
+
+class Cardinality:
+    """Hands out `limit` slots for executables; what gets none is counted, and shares `OTHERS`.
+
+    An executable that is refused again is counted again only after `REFUSED_REMEMBERED` others
+    have been, so that the counter says how many they are and not how much they talk.
+    """
+
+    def __init__(self, limit: int, *, health: Counts) -> None:
+        self._limit = limit
+        self._health = health
+        self._admitted: set[Subject] = set()
+        self._refused: OrderedDict[Subject, None] = OrderedDict()
+
+    @property
+    def limit(self) -> int:
+        """Slots there are."""
+        return self._limit
+
+    @property
+    def admitted(self) -> int:
+        """Slots in use."""
+        return len(self._admitted)
+
+    def admit(self, subject: Subject) -> bool:
+        """Whether the executable has a slot, or gets one now."""
+        if subject in self._admitted:
+            return True
+        if len(self._admitted) < self._limit:
+            self._admitted.add(subject)
+            self._refused.pop(subject, None)
+            return True
+        if subject in self._refused:
+            self._refused.move_to_end(subject)
+            return False
+        self._health.count(catalog.SERIES_REFUSED, ("max_executables",))
+        self._refused[subject] = None
+        if len(self._refused) > REFUSED_REMEMBERED:
+            self._refused.popitem(last=False)
+        return False
+
+    def release(self, subject: Subject) -> None:
+        """Frees the slot of an executable that has gone silent."""
+        self._admitted.discard(subject)

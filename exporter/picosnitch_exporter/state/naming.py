@@ -1,0 +1,62 @@
+"""What processes and files are called in labels and in the log."""
+
+from typing import Protocol
+
+from picosnitch_exporter.identity.processes import Process
+from picosnitch_exporter.identity.registry import Registry, Version, VersionState
+from picosnitch_exporter.model import HOST, Executable, Program, Workload
+
+UNKNOWN_PATH = "[unknown]"
+"""Neither the file nor the process was ever introduced."""
+
+
+class Workloads(Protocol):
+    """Which pod or container a process runs in."""
+
+    def workload_of(self, process: Process, /) -> tuple[Workload, str]:
+        """The workload and the container's id, empty on the host."""
+
+
+class HostOnly:
+    """Knows no container."""
+
+    def workload_of(self, _process: Process, /) -> tuple[Workload, str]:
+        """The host."""
+        return HOST, ""
+
+
+def label(version: Version, *, name: str) -> Executable:
+    """The labels of a version; without a path, the process's name in brackets."""
+    bracketed = f"[{name}]" if name else UNKNOWN_PATH
+    return Executable(sha256=version.sha256, exe=version.path or bracketed)
+
+
+def version_of(process: Process, registry: Registry) -> Version:
+    """What a process runs; kept with it, so that it outlives the registry's bounds."""
+    version = process.version
+    # What was given up is looked up again: the file may have been shown since.
+    if version is None or version.state is VersionState.IMPOSSIBLE:
+        version = registry.kernel
+        if not process.is_kernel:
+            version = registry.version_of(process.executable, exec_ns=process.exec_ns)
+        if version is not process.version:
+            process.version = version
+            process.program = None
+    return version
+
+
+def program_of(process: Process, version: Version) -> Program:
+    """How the log names a process; kept with it once nothing of it changes any more."""
+    program = process.program
+    if program is not None and version is process.version and program.sha256 == version.sha256:
+        return program
+    executable = label(version, name=process.name)
+    program = Program(
+        exe=executable.exe,
+        name=process.name,
+        cmdline=process.cmdline,
+        sha256=executable.sha256,
+    )
+    if version is process.version and version.is_settled:
+        process.program = program
+    return program
