@@ -331,7 +331,7 @@ HTTP_CONNECTIONS_DROPPED = _own(
     "http_connections_dropped_total",
     "HTTP connections that were closed without a whole answer.",
     labels=("reason",),
-    presets=(("evicted",), ("timeout",), ("reset",), ("tls",)),
+    presets=(("evicted",), ("timeout",), ("reset",), ("tls",), ("failed",)),
 )
 WEB_CONFIG_RELOADS = _own(
     "web_config_reloads_total",
