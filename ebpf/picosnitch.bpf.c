@@ -21,6 +21,19 @@ char LICENSE[] SEC("license") = "GPL";
 #include "accounting.h"
 #include "drain.h"
 
+/* Never used and never loaded (libbpf passes over sections it doesn't know): it puts the enums, and what no map
+ * holds, into the object's BTF, by which tests/contract compares picosnitch.h with wire.py. */
+struct layouts {
+	enum record_kind record_kind;
+	enum flow_flags flow_flags;
+	enum flow_direction flow_direction;
+	enum process_flags process_flags;
+	enum counter counter;
+	struct dns_record dns_record;
+	struct unseen_record unseen_record;
+};
+struct layouts *layouts SEC(".layouts");
+
 /* The kernel's own decryption (kTLS) hands out plain text without advancing copied_seq; every MPTCP subflow has
  * a ULP as well. */
 static __always_inline const struct tcp_ulp_ops *get_ulp(struct sock *sk)
