@@ -1,0 +1,146 @@
+"""The layouts of ebpf/picosnitch.h, from the built object's BTF, against those of Python."""
+
+import re
+import struct
+from enum import IntEnum
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from picosnitch_exporter import wire
+from picosnitch_exporter.model import Direction
+from picosnitch_exporter.sensor import control, drain
+from tests.contract.btf import Btf, Struct
+
+HEADER_FILE = Path(__file__).parents[2] / "ebpf" / "picosnitch.h"
+OBJECT = resources.files("picosnitch_exporter.sensor") / "picosnitch.bpf.o"
+
+# Each with the struct's last member that is always whole: what follows is as long as it says.
+RECORDS = {
+    "record_header": (wire.HEADER, None),
+    "flow_record": (wire.FLOW, None),
+    "process_record": (wire.PROCESS, "cmdline"),
+    "dns_record": (wire.DNS, "payload"),
+    "unseen_record": (wire.UNSEEN, None),
+}
+ENUMS: dict[str, tuple[str, type[IntEnum] | type[wire.FlowFlag] | type[wire.ProcessFlag]]] = {
+    "record_kind": ("RECORD_", wire.RecordKind),
+    "flow_flags": ("FLOW_", wire.FlowFlag),
+    "process_flags": ("PROCESS_", wire.ProcessFlag),
+    "counter": ("COUNTER_", wire.Counter),
+}
+
+
+@pytest.fixture(scope="module")
+def btf() -> Btf:
+    return Btf.of_object(OBJECT.read_bytes())
+
+
+def python_fields(layout: struct.Struct) -> list[tuple[int, int]]:
+    """Offset and size of each field of a format without alignment."""
+    assert layout.format[0] == "="
+    fields, offset = [], 0
+    for count, code in re.findall(r"(\d*)([a-zA-Z])", layout.format[1:]):
+        repeats = 1 if code == "s" else int(count or 1)
+        size = struct.calcsize(f"={count if code == 's' else ''}{code}")
+        for _ in range(repeats):
+            fields.append((offset, size))
+            offset += size
+    return fields
+
+
+def c_fields(btf: Btf, found: Struct, *, until: str | None, base: int = 0) -> list[tuple[int, int]]:
+    """Offset and size of each field, those of structs within one by one."""
+    fields = []
+    for member in found.members:
+        if member.name == until:
+            break
+        start = base + member.offset
+        inner = btf.find_struct(member.type_name) if member.type_name else None
+        fields += c_fields(btf, inner, until=None, base=start) if inner else [(start, member.size)]
+    return fields
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_fields_agree_in_offset_and_size(btf: Btf, name: str) -> None:
+    layout, until = RECORDS[name]
+
+    assert python_fields(layout) == c_fields(btf, btf.struct(name), until=until)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_no_byte_is_left_out_when_a_record_is_written(btf: Btf, name: str) -> None:
+    found = btf.struct(name)
+    end = 0
+    for offset, size in c_fields(btf, found, until=None):
+        assert end == offset, "implicit padding would carry kernel memory"
+        end = offset + size
+
+    assert found.size == end
+
+
+@pytest.mark.parametrize(
+    ("name", "member", "size"),
+    [
+        ("process_record", "cmdline", wire.CMDLINE_BYTES),
+        ("process_record", "comm", wire.COMM_BYTES),
+        ("dns_record", "payload", wire.DNS_BYTES),
+    ],
+)
+def test_arrays_are_as_long_as_python_takes_them(
+    btf: Btf, name: str, member: str, size: int
+) -> None:
+    assert [size] == [one.size for one in btf.struct(name).members if one.name == member]
+
+
+@pytest.mark.parametrize("name", ENUMS)
+def test_enum_values_agree(btf: Btf, name: str) -> None:
+    prefix, enumeration = ENUMS[name]
+    values = dict(btf.enum(name))
+    if name == "counter":
+        assert len(wire.Counter) == values.pop("COUNTER_MAX")
+
+    assert {f"{prefix}{one.name}": one.value for one in enumeration} == values
+
+
+def test_directions_agree(btf: Btf) -> None:
+    expected = {"UNKNOWN": "", "OUTBOUND": "outbound", "INBOUND": "inbound"}
+    values = btf.enum("flow_direction")
+
+    assert {f"DIRECTION_{name}" for name in expected} == set(values)
+    for name, text in expected.items():
+        assert wire._DIRECTIONS[values[f"DIRECTION_{name}"]] is Direction(text)
+
+
+def test_control_block_agrees(btf: Btf) -> None:
+    found = btf.struct("control")
+    longs = {member.name: member.offset // 8 for member in found.members if member.size == 8}
+    words = {member.name: member.offset // 4 for member in found.members if member.size == 4}
+
+    assert found.size == control.SIZE
+    for name, index in (longs | words).items():
+        python_name = f"_{name.removesuffix('_ns').upper()}"
+        assert index == getattr(control, python_name), name
+
+
+def test_sensor_finds_who_a_record_speaks_of(btf: Btf) -> None:
+    """It reads a few fields only, at offsets of its own."""
+    flow, process, unseen = (btf.struct(f"{name}_record") for name in ("flow", "process", "unseen"))
+    offsets = {
+        name: {member.name: member.offset for member in found.members}
+        for name, found in (("flow", flow), ("process", process), ("unseen", unseen))
+    }
+    key_bytes = btf.struct("file_identity").size
+
+    assert 16 == offsets["flow"]["owner"] == offsets["process"]["key"] == offsets["unseen"]["owner"]
+    assert drain._FLOW_IDENTITY.size == offsets["flow"]["executable"] + key_bytes
+    assert drain._UNSEEN_IDENTITY.size == offsets["unseen"]["executable"] + key_bytes
+    assert drain._PROCESS_IDENTITY.size == offsets["process"]["executable"] + key_bytes
+
+
+def test_wire_version_agrees() -> None:
+    found = re.search(r"#define PICOSNITCH_WIRE_VERSION (\d+)", HEADER_FILE.read_text())
+
+    assert found
+    assert int(found[1]) == wire.WIRE_VERSION
