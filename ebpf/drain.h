@@ -67,7 +67,7 @@ static __always_inline void fill_from_flow(struct flow_record *record, const str
 	record->uid = flow->uid;
 }
 
-/* Reports a flow, or expires it: one drain marks it closing, from when on no program adds to it; the next one,
+/* Reports a flow, or expires it: one expiring drain marks it closing, from when on no program adds to it; the next one,
  * long after any program that had looked it up has returned, takes what is left and deletes it. */
 SEC("iter/bpf_map_elem")
 int drain_flows(struct bpf_iter__bpf_map_elem *context)
@@ -84,8 +84,9 @@ int drain_flows(struct bpf_iter__bpf_map_elem *context)
 	if (!flow)
 		return 0;
 	control.flow_entries++;
-	raise(&control.flows_dirty);
 	if (!flow->transmit_calls && !flow->receive_calls) {
+		if (!control.expire_flows)
+			return 0;
 		if (flow->closing)
 			bpf_map_delete_elem(&flows, &key);
 		else if (++flow->idle_rounds >= control.flow_idle_rounds)
@@ -95,6 +96,7 @@ int drain_flows(struct bpf_iter__bpf_map_elem *context)
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		add_counter(COUNTER_LIVE_RECORDS_DELAYED, 1);
+		raise(&control.flows_dirty);
 		return 0;
 	}
 	flow->idle_rounds = 0;

@@ -62,7 +62,7 @@ struct flow_state {
 	__u32 transmit_calls;
 	__u32 receive_calls;
 	__u32 connections;
-	__u32 idle_rounds; /* drains since it last had traffic */
+	__u32 idle_rounds; /* expiring drains since it last had traffic */
 	__u32 closing; /* expired: no program adds to it any more, the next drain deletes it */
 	__u32 flags;
 	__u64 start_ns;

@@ -164,13 +164,13 @@ struct control {
 	__u32 sockets_dirty; /* something to drain in socket storage */
 	__u32 flows_dirty; /* something to drain or to expire in the flows map */
 	__u32 fallback_dirty;
-	__u32 flow_idle_rounds; /* drains without traffic after which a flow is expired */
+	__u32 flow_idle_rounds; /* expiring drains without traffic after which a flow is expired */
 	__u32 active; /* generation of the programs that count; 0: none does */
 	__u32 wakeup_bytes; /* fill of the ring from which a record wakes the reader */
 	__u32 socket_entries; /* counted by the drains, from 0 in each */
 	__u32 flow_entries;
 	__u32 fallback_entries;
-	__u32 pad;
+	__u32 expire_flows; /* this drain counts idle rounds: every few seconds, not each time */
 };
 
 #define ASSERT_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)

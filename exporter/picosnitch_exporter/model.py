@@ -3,7 +3,7 @@
 Nothing here does I/O, reads a clock, or knows how anything is encoded.
 """
 
-from array import array
+from array import array  # noqa: TC003 - the annotations stay readable at run time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType

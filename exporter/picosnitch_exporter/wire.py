@@ -6,7 +6,7 @@ built object.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, auto
 
@@ -173,8 +173,9 @@ def split_ring(data: bytes) -> Iterator[bytes]:
         length = word & ~(_RING_BUSY | _RING_DISCARDED)
         start = offset + 8
         if start + length > len(data):
-            msg = f"ring record of {length} bytes at {offset} ends beyond the {len(data)} read"
-            raise WireError(msg)
+            raise WireError(
+                f"ring record of {length} bytes at {offset} ends beyond the {len(data)} read"
+            )
         if not word & _RING_DISCARDED:
             yield data[start : start + length]
         offset = start + (length + 7) // 8 * 8
@@ -189,25 +190,21 @@ def decode(record: bytes) -> Record:
         if its kind is unknown or its size is not the kind's.
     """
     if len(record) < HEADER.size:
-        msg = f"record of {len(record)} bytes is shorter than a header"
-        raise WireError(msg)
+        raise WireError(f"record of {len(record)} bytes is shorter than a header")
     kind = _KIND.unpack_from(record)[0]
     try:
         return _DECODERS[kind](record)
     except KeyError as error:
-        msg = f"record of unknown kind {kind}"
-        raise WireError(msg) from error
+        raise WireError(f"record of unknown kind {kind}") from error
     except struct.error as error:
-        msg = f"record of kind {kind} has {len(record)} bytes: {error}"
-        raise WireError(msg) from error
+        raise WireError(f"record of kind {kind} has {len(record)} bytes: {error}") from error
 
 
 def _decode_flow(record: bytes) -> FlowRecord:
     fields = FLOW.unpack(record)
     direction = fields[24]
     if direction >= len(_DIRECTIONS):
-        msg = f"flow record with unknown direction {direction}"
-        raise WireError(msg)
+        raise WireError(f"flow record with unknown direction {direction}")
     return FlowRecord(
         flags=FlowFlag(fields[1]),
         time_ns=fields[3],
@@ -232,12 +229,48 @@ def _decode_flow(record: bytes) -> FlowRecord:
     )
 
 
+def encode_flow(record: FlowRecord) -> bytes:
+    """A flow record as it would stand in the ring, with the ring's header before it."""
+    owner, executable = record.owner, record.executable
+    data = FLOW.pack(
+        RecordKind.FLOW,
+        record.flags,
+        0,
+        record.time_ns,
+        owner.start_ns,
+        owner.exec_id,
+        owner.tgid,
+        0,
+        executable.inode,
+        executable.device,
+        executable.generation,
+        record.cookie,
+        record.transmit_bytes,
+        record.receive_bytes,
+        record.transmit_calls,
+        record.receive_calls,
+        record.connections,
+        record.connect_failures,
+        record.local_address,
+        record.remote_address,
+        record.local_port,
+        record.remote_port,
+        record.protocol,
+        record.family,
+        _DIRECTIONS.index(record.direction),
+        record.netns,
+        record.uid,
+    )
+    return _RING_HEADER.pack(len(data), 0) + data
+
+
 def _decode_process(record: bytes) -> ProcessRecord:
     fields = PROCESS.unpack_from(record)
     cmdline_bytes = fields[18]
     if PROCESS.size + cmdline_bytes != len(record):
-        msg = f"process record of {len(record)} bytes with a command line of {cmdline_bytes}"
-        raise WireError(msg)
+        raise WireError(
+            f"process record of {len(record)} bytes with a command line of {cmdline_bytes}"
+        )
     return ProcessRecord(
         flags=ProcessFlag(fields[1]),
         time_ns=fields[3],
@@ -256,8 +289,7 @@ def _decode_process(record: bytes) -> ProcessRecord:
 def _decode_dns(record: bytes) -> DnsRecord:
     fields = DNS.unpack_from(record)
     if DNS.size + fields[6] != len(record):
-        msg = f"DNS record of {len(record)} bytes with a payload of {fields[6]}"
-        raise WireError(msg)
+        raise WireError(f"DNS record of {len(record)} bytes with a payload of {fields[6]}")
     return DnsRecord(
         time_ns=fields[3],
         cookie=fields[4],
@@ -278,7 +310,7 @@ def _decode_unseen(record: bytes) -> UnseenRecord:
     )
 
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[bytes], Record]] = {
     RecordKind.FLOW: _decode_flow,
     RecordKind.PROCESS: _decode_process,
     RecordKind.DNS: _decode_dns,

@@ -21,7 +21,8 @@ _HEARTBEAT, _LINGER, _INSTANCE = range(3)  # indexes of 64-bit words
     _SOCKET_ENTRIES,
     _FLOW_ENTRIES,
     _FALLBACK_ENTRIES,
-) = range(6, 17)  # indexes of 32-bit words
+    _EXPIRE_FLOWS,
+) = range(6, 18)  # indexes of 32-bit words
 
 
 class Control:
@@ -81,7 +82,11 @@ class Control:
         Cleared before the drain, so that what is counted during it raises them again.
         """
         words = self._words
-        dirty = (bool(words[_SOCKETS_DIRTY]), bool(words[_FLOWS_DIRTY]), bool(words[_FALLBACK_DIRTY]))
+        dirty = (
+            bool(words[_SOCKETS_DIRTY]),
+            bool(words[_FLOWS_DIRTY]),
+            bool(words[_FALLBACK_DIRTY]),
+        )
         words[_SOCKETS_DIRTY] = words[_FLOWS_DIRTY] = words[_FALLBACK_DIRTY] = 0
         return dirty
 
@@ -100,6 +105,6 @@ class Control:
         """Makes the next drain look at everything."""
         self._words[_SOCKETS_DIRTY] = self._words[_FLOWS_DIRTY] = self._words[_FALLBACK_DIRTY] = 1
 
-    def set_flow_idle_rounds(self, rounds: int) -> None:
-        """Drains without traffic after which a flow is expired."""
-        self._words[_FLOW_IDLE_ROUNDS] = rounds
+    def set_expiring(self, *, is_expiring: bool) -> None:
+        """Whether the next drain of the flows counts idle rounds and removes idle ones."""
+        self._words[_EXPIRE_FLOWS] = is_expiring

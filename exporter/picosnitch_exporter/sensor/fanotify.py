@@ -3,8 +3,10 @@
 Source: fanotify(7), fanotify_init(2), fanotify_mark(2), include/uapi/linux/fanotify.h.
 """
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -19,11 +21,25 @@ _OPEN_EXEC = 0x1000
 _Q_OVERFLOW = 0x4000
 _METADATA = struct.Struct("=IBBHQii")
 _READ_BYTES = 16 * 1024
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_FS_IOC_GETVERSION = 0x80087601
+"""include/uapi/linux/fs.h; the same number on x86_64 and arm64."""
+_SHMEM_HANDLE_WORDS = 3
+_HANDLE_WORDS = 32
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("bytes", ctypes.c_uint),
+        ("type", ctypes.c_int),
+        ("words", ctypes.c_uint32 * _HANDLE_WORDS),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecEvent:
-    """An exec; `descriptor` is open for reading and the receiver's to close, -1 if there is none."""
+    """An exec; `descriptor` is open for reading, the receiver closes it; -1 if there is none."""
 
     descriptor: int
     tgid: int
@@ -54,14 +70,15 @@ class Fanotify:
         self.descriptor: int = self._libc.fanotify_init(flags, opened)
         if self.descriptor < 0:
             number = ctypes.get_errno()
-            msg = f"fanotify is not available: {os.strerror(number)} (CAP_SYS_ADMIN is needed)"
-            raise KernelError(msg)
+            raise KernelError(
+                f"fanotify is not available: {os.strerror(number)} (CAP_SYS_ADMIN is needed)"
+            )
         self._evictable = _MARK_EVICTABLE
 
     def watch_filesystem(self, path: bytes) -> bool:
         """Events for each exec from the filesystem of `path`; False where it can't be watched."""
         return not self._libc.fanotify_mark(
-            self.descriptor, _MARK_ADD | _MARK_FILESYSTEM, _OPEN_EXEC, -100, path
+            self.descriptor, _MARK_ADD | _MARK_FILESYSTEM, _OPEN_EXEC, _AT_FDCWD, path
         )
 
     def ignore(self, descriptor: int) -> bool:
@@ -98,12 +115,26 @@ class Fanotify:
                 data, offset
             )
             events.append(
-                ExecEvent(
-                    descriptor=descriptor, tgid=pid, is_overflow=bool(mask & _Q_OVERFLOW)
-                )
+                ExecEvent(descriptor=descriptor, tgid=pid, is_overflow=bool(mask & _Q_OVERFLOW))
             )
             offset += max(length, _METADATA.size)
         return events
+
+    def generation_of(self, descriptor: int) -> int | None:
+        """The inode's generation as the kernel has it, None where it can't be read."""
+        word = bytearray(8)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, word)
+            return int.from_bytes(word[:4], "little")
+        # tmpfs has no such call; its file handle begins with the generation (shmem_encode_fh()).
+        handle = _FileHandle(bytes=4 * _HANDLE_WORDS)
+        mount_id = ctypes.c_int()
+        failed = self._libc.name_to_handle_at(
+            descriptor, b"", ctypes.byref(handle), ctypes.byref(mount_id), _AT_EMPTY_PATH
+        )
+        if not failed and handle.bytes == 4 * _SHMEM_HANDLE_WORDS:
+            return int(handle.words[0])
+        return None
 
     def close(self) -> None:
         """Ends the group and all its marks."""

@@ -23,9 +23,7 @@ _VERIFIER_LINES = 12
 _MESSAGE_BYTES = 64 * 1024
 _OBJECT_NAME = b"picosnitch"
 
-_PrintFunction = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
-)
+_PrintFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
 class _IterAttachOptions(ctypes.Structure):
@@ -92,8 +90,9 @@ def _open_library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
-        msg = "libbpf 1.x is missing: apt-get install libbpf1 (or your distribution's libbpf)"
-        raise RequirementError(msg) from error
+        raise RequirementError(
+            "libbpf 1.x is missing: apt-get install libbpf1 (or your distribution's libbpf)"
+        ) from error
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     name = ctypes.c_char_p
     integer, word = ctypes.c_int, ctypes.c_uint32
@@ -256,8 +255,7 @@ class BpfLink:
             while os.read(iterator, 4096):
                 pass
         except OSError as error:
-            msg = f"iterator {self.name} stopped: {error.strerror}"
-            raise KernelError(msg) from error
+            raise KernelError(f"iterator {self.name} stopped: {error.strerror}") from error
         finally:
             os.close(iterator)
 
@@ -315,9 +313,7 @@ class BpfObject:
     def set_constant(self, section: str, value: bytes) -> None:
         """Writes the beginning of a data section before the load."""
         size = ctypes.c_size_t()
-        address = self._library.call.bpf_map__initial_value(
-            self._map(section), ctypes.byref(size)
-        )
+        address = self._library.call.bpf_map__initial_value(self._map(section), ctypes.byref(size))
         if not address or size.value < len(value):
             raise self._library.fail(f"section {section} can't be set")
         ctypes.memmove(address, value, len(value))

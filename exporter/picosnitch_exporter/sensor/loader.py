@@ -45,7 +45,8 @@ _log = logging.getLogger(__name__)
 
 OBJECT_NAME = "picosnitch.bpf.o"
 PAGE_BYTES = 4096
-_FLOW_IDLE_ROUNDS = 60
+_FLOW_IDLE_ROUNDS = 4
+"""Of 15 s each, see drain.EXPIRE_SECONDS."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,8 +78,9 @@ def read_object() -> tuple[bytes, Path]:
     try:
         return path.read_bytes(), path
     except OSError as error:
-        msg = f"the BPF object {path} is missing: make setup (or reinstall the package)"
-        raise RequirementError(msg) from error
+        raise RequirementError(
+            f"the BPF object {path} is missing: make setup (or reinstall the package)"
+        ) from error
 
 
 class Loader:
@@ -138,12 +140,11 @@ class Loader:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = Procfs().lock_holder(self._lock)
-            msg = (
+            raise RequirementError(
                 f"another picosnitch-exporter runs with the same pins ({root}): "
                 f"{f'process {holder}' if holder else 'its process is not visible here'}; "
                 "stop it first"
-            )
-            raise RequirementError(msg) from error
+            ) from error
         return root
 
     def _adopt(self, folder: Path) -> KernelSide | None:
@@ -154,7 +155,9 @@ class Loader:
         try:
             maps = self._pinned_maps(folder)
             links = {
-                name: BpfLink(self._library, name, get_pinned(self._library, programs / f"link_{name}"))
+                name: BpfLink(
+                    self._library, name, get_pinned(self._library, programs / f"link_{name}")
+                )
                 for name in names
             }
             descriptors = {

@@ -23,7 +23,7 @@ def ensure_bpffs(path: Path) -> None:
     if not path.is_relative_to(_BPFFS):
         msg = f"{path} is not on a BPF filesystem"
         raise OSError(0, msg)
-    result = subprocess.run(  # noqa: S603 - fixed arguments
+    result = subprocess.run(
         ["/bin/mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(_BPFFS)],
         check=False,
         capture_output=True,
@@ -44,9 +44,8 @@ def cgroup2_root(procfs: Procfs | None = None) -> Path:
     mounts = [m for m in (procfs or Procfs()).mounts() if m.filesystem == "cgroup2"]
     roots = [m for m in mounts if m.root == "/"] or mounts
     if not roots:
-        msg = (
+        raise RequirementError(
             "no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified "
             "(in a container: share the host's /sys/fs/cgroup)"
         )
-        raise RequirementError(msg)
     return Path(roots[0].mount_point)

@@ -95,9 +95,14 @@ class Procfs:
 
     def pids(self) -> Iterator[int]:
         """Thread groups that exist now."""
-        for name in os.listdir(self.root):
-            if name.isdecimal():
-                yield int(name)
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                if entry.name.isdecimal():
+                    yield int(entry.name)
+
+    def open_descriptors(self) -> int:
+        """How many descriptors this process has open."""
+        return sum(1 for _ in os.scandir(self.root / "self/fd"))
 
     def mounts(self, pid: int | str = "self") -> list[Mount]:
         """The mounts that a process sees; none if it has vanished."""
@@ -112,7 +117,7 @@ class Procfs:
         found: dict[str, int] = {}
         for pid in self.pids():
             with contextlib.suppress(OSError):
-                found.setdefault(os.readlink(self.root / str(pid) / "ns/mnt"), pid)
+                found.setdefault(str((self.root / str(pid) / "ns/mnt").readlink()), pid)
         return found
 
     def mount_id_and_inode(self, descriptor: int) -> tuple[int, int | None]:
@@ -145,13 +150,13 @@ class Procfs:
     def executable_path(self, pid: int) -> bytes | None:
         """What the link of a process' executable says, as its own mount namespace names it."""
         try:
-            return os.readlink(os.fsencode(self.root / str(pid) / "exe"))
+            return os.fsencode((self.root / str(pid) / "exe").readlink())
         except OSError:
             return None
 
     def path_of(self, descriptor: int) -> bytes:
         """The path of an open file, without the mark of an unlinked one."""
-        path = os.readlink(os.fsencode(self.root / "self/fd" / str(descriptor)))
+        path = os.fsencode((self.root / "self/fd" / str(descriptor)).readlink())
         return path.removesuffix(b" (deleted)")
 
     def start_ns(self, pid: int) -> int | None:

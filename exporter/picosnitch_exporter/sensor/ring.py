@@ -58,8 +58,7 @@ class Ring:
                 break
             position += length
         if position > end:
-            msg = f"the ring is damaged: a record at {start} ends beyond {end}"
-            raise KernelError(msg)
+            raise KernelError(f"the ring is damaged: a record at {start} ends beyond {end}")
         offset = page + start % self.size
         return self._producer[offset : offset + position - start]
 

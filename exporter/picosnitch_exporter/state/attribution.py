@@ -1,6 +1,6 @@
 """From what the kernel side reports to totals and rows with everybody's name on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from picosnitch_exporter import catalog
@@ -179,6 +179,23 @@ class Attributor:
             held.is_forced = True
             self._waiting.remove(held)
             self._advance(held)
+
+    def finish_counted(self) -> None:
+        """Hands over the rows of what is counted, though a parent's hash is still awaited.
+
+        Before a commit: totals and rows of a flow then stand in the same one.
+        """
+        for held in self._waiting:
+            if held.executable is not None:
+                held.is_forced = True
+                self._waiting.remove(held)
+                self._advance(held)
+
+    def uncounted(self) -> Iterator[FlowRecord]:
+        """Flows that wait and are in no total or row yet."""
+        for held in self._waiting:
+            if held.executable is None and held.flow is not None:
+                yield held.flow
 
     def _begin(self, owner: ProcessKey, record: FlowRecord | ProcessRecord | UnseenRecord) -> None:
         held = Held(

@@ -1,0 +1,205 @@
+"""Composition root of `run`: two processes, one stream between them.
+
+This process becomes the sensor, which has the privileges; its child becomes the exporter, which
+gives them up before it reads anything that others wrote. The child is forked, not executed anew, so
+that the two share the memory of what both have imported.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from picosnitch_exporter import privileges
+from picosnitch_exporter.errors import (
+    PeerGoneError,
+    PicosnitchError,
+    RequirementError,
+    StorageError,
+)
+from picosnitch_exporter.outputs import listen
+from picosnitch_exporter.sensor.loader import Loader
+from picosnitch_exporter.sensor.process import Sensor
+from picosnitch_exporter.service import process
+from picosnitch_exporter.settings import Settings
+from picosnitch_exporter.stream import Channel
+
+_log = logging.getLogger(__name__)
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CHILD_SECONDS = 4.0
+
+
+def run(settings: Settings) -> int:
+    """Runs until a signal or a failure; the exit code of the command.
+
+    Raises
+    ------
+    PicosnitchError
+        if it can't start, or one of the processes has failed.
+    """
+    if os.geteuid() != 0:
+        raise RequirementError(
+            "BPF programs need privileges: run as root (sudo picosnitch-exporter run)"
+        )
+    account = privileges.find_account(settings.storage.user)
+    prepare_storage(settings.storage.path, account)
+    listening = listen.bind(settings.web.listen_addresses)
+    sensor_end, exporter_end = Channel.pair()
+    with _stop_signals() as stop_signals:
+        child = os.fork()
+        if child == 0:
+            sensor_end.close()
+            _become_exporter(settings, account, exporter_end, listening)
+        exporter_end.close()
+        for sock in listening:
+            sock.close()
+        return _run_sensor(settings, sensor_end, stop_signals=stop_signals, child=child)
+
+
+def detach(settings: Settings) -> int:
+    """Removes everything from the kernel that an earlier run has left counting."""
+    removed = Loader(settings.bpf, every_exe=False).detach()
+    pins = settings.bpf.pin_path
+    print(f"removed {pins}" if removed else f"nothing to remove: there is no {pins}")  # noqa: T201
+    return 0
+
+
+def prepare_storage(path: Path, account: privileges.Account) -> None:
+    """Makes the storage folder, for the exporter's account alone; no symlink is followed.
+
+    Raises
+    ------
+    StorageError
+        if it is not a folder, belongs to somebody else, or can't be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise StorageError(
+            f"storage path {path} can't be used: {error.strerror} (--storage.path)"
+        ) from error
+    try:
+        status = os.fstat(folder)
+        if status.st_uid not in {0, account.uid}:
+            raise StorageError(
+                f"storage path {path} belongs to uid {status.st_uid}, not to {account.name}: "
+                f"chown -R {account.name} {path}, or set storage.user"
+            )
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise StorageError(
+                f"storage path {path} is on a read-only filesystem: choose another --storage.path"
+            )
+        os.fchown(folder, account.uid, account.gid)
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            os.fchmod(folder, 0o700)
+    except OSError as error:
+        raise StorageError(
+            f"storage path {path} can't be used: {error.strerror} (--storage.path)"
+        ) from error
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[int]:
+    """A descriptor from which the numbers of SIGTERM and SIGINT can be read."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    previous = {number: signal.signal(number, _note_signal) for number in _STOP_SIGNALS}
+    signal.set_wakeup_fd(writing)
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)
+
+
+def _note_signal(number: int, _frame: object) -> None:
+    """The number goes through the wake-up descriptor; without a handler it would not."""
+
+
+def _become_exporter(
+    settings: Settings,
+    account: privileges.Account,
+    exporter_end: socket.socket,
+    listening: tuple[socket.socket, ...],
+) -> None:
+    """The child's part; never returns."""
+    code = 1
+    try:
+        # Both get the terminal's Ctrl-C and systemd's SIGTERM: the exporter ends after the sensor
+        # has handed over the last records.
+        signal.set_wakeup_fd(-1)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        privileges.drop(account)
+        code = process.run(settings, exporter_end, listening)
+    except PicosnitchError as error:
+        print(f"picosnitch-exporter: {error}", file=sys.stderr)  # noqa: T201
+        code = error.exit_code
+    except BaseException:  # noqa: BLE001 - a forked child must not return into its parent's code
+        _log.exception("exporter_failed")
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _run_sensor(
+    settings: Settings, sensor_end: socket.socket, *, stop_signals: int, child: int
+) -> int:
+    try:
+        sensor = Sensor(settings, sensor_end, stop_signals=stop_signals)
+    except BaseException:
+        sensor_end.close()
+        _await_child(child)
+        raise
+    try:
+        sensor.run()
+    except PeerGoneError as error:
+        code = _await_child(child)
+        if _was_signalled(stop_signals):
+            sensor.remove()
+            return 0
+        if code:
+            # It has said why itself. What is in the kernel stays there, pinned, for the next start.
+            return code
+        raise PeerGoneError(str(error)) from error
+    finally:
+        sensor_end.close()
+    return _await_child(child)
+
+
+def _was_signalled(stop_signals: int) -> bool:
+    readable, _w, _x = select.select([stop_signals], [], [], 0)
+    return bool(readable)
+
+
+def _await_child(child: int) -> int:
+    """The exit code of the exporter process, which is killed if it does not end in time."""
+    deadline = time.monotonic() + _CHILD_SECONDS
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            code = os.waitstatus_to_exitcode(status)
+            if code < 0:
+                _log.error("exporter_killed signal=%s", signal.Signals(-code).name)
+                return 1
+            return code
+        time.sleep(0.01)
+    _log.error("exporter_stuck: killed after %s s", _CHILD_SECONDS)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 1

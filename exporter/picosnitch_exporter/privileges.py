@@ -1,0 +1,79 @@
+"""Giving up privileges, for the process that listens and parses.
+
+Source: capabilities(7), prctl(2), include/uapi/linux/prctl.h.
+"""
+
+import ctypes
+import errno
+import os
+import pwd
+from dataclasses import dataclass
+
+from picosnitch_exporter.errors import ConfigurationError, RequirementError
+
+DEFAULT_USER = "picosnitch-exporter"
+_FALLBACK_USER = "nobody"
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_LAST_CAPABILITY = 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whom the exporter process runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def find_account(name: str | None) -> Account:
+    """The account to run as: the given one, else picosnitch-exporter, else nobody.
+
+    Raises
+    ------
+    ConfigurationError
+        if the given one does not exist.
+    """
+    for candidate in (name,) if name else (DEFAULT_USER, _FALLBACK_USER):
+        try:
+            entry = pwd.getpwnam(candidate)
+        except KeyError:
+            continue
+        return Account(name=candidate, uid=entry.pw_uid, gid=entry.pw_gid)
+    if name:
+        raise ConfigurationError(
+            f"storage.user: there is no account {name!r}: useradd --system {name}"
+        )
+    return Account(name="65534", uid=65534, gid=65534)
+
+
+def drop(account: Account) -> None:
+    """Becomes `account`, for good: no capability is left, and none can be gained by an exec.
+
+    Raises
+    ------
+    RequirementError
+        if the kernel does not allow it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in range(_LAST_CAPABILITY + 1):
+        if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+            if ctypes.get_errno() == errno.EINVAL:
+                break
+            raise RequirementError(
+                f"capability {capability} can't be dropped: {os.strerror(ctypes.get_errno())}"
+            )
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    try:
+        os.setgroups([])
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+    except OSError as error:
+        raise RequirementError(
+            f"can't become {account.name}: {error.strerror} (CAP_SETUID and CAP_SETGID are needed)"
+        ) from error
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise RequirementError(f"no_new_privs can't be set: {os.strerror(ctypes.get_errno())}")

@@ -1,0 +1,151 @@
+"""From the kernel's maps and ring to whole records, and what was lost on the way."""
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from picosnitch_exporter.model import FileIdentity, ProcessKey
+from picosnitch_exporter.sensor.libbpf import Library, program_statistics
+from picosnitch_exporter.sensor.loader import KernelSide
+from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
+from picosnitch_exporter.wire import Counter, ProcessFlag, RecordKind, split_ring
+
+_KIND_AND_FLAGS = struct.Struct("=HH")
+_KEY = struct.Struct("=16xQQI")
+_FLOW_IDENTITY = struct.Struct("=40xQII")
+_PROCESS_IDENTITY = struct.Struct("=64xQII")
+_UNSEEN_IDENTITY = _FLOW_IDENTITY
+_COUNTER = struct.Struct("=Q")
+EXPIRE_SECONDS = 15.0
+"""Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
+_CAPACITY = {"flows": 131_072, "fallback": 65_536}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Whom a record speaks of, as far as the sensor has to know: the rest is the exporter's."""
+
+    key: ProcessKey
+    executable: FileIdentity
+    wants_cmdline: bool
+    is_unwatched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Ring data from `start` to `end`, and the subjects of its records, each once."""
+
+    start: int
+    end: int
+    data: bytes
+    subjects: tuple[Subject, ...]
+
+
+def subjects_of(data: bytes) -> tuple[Subject, ...]:
+    """Subjects of the records in a piece of the ring, in order, without repetition."""
+    found: dict[tuple[object, ...], Subject] = {}
+    for record in split_ring(data):
+        kind, flags = _KIND_AND_FLAGS.unpack_from(record)
+        if kind in (RecordKind.FLOW, RecordKind.UNSEEN):
+            identity = _FLOW_IDENTITY.unpack_from(record)
+            flags = 0
+        elif kind == RecordKind.PROCESS:
+            identity = _PROCESS_IDENTITY.unpack_from(record)
+        else:
+            continue
+        start_ns, exec_id, tgid = _KEY.unpack_from(record)
+        unique = (tgid, start_ns, identity, flags)
+        if unique in found:
+            continue
+        inode, device, generation = identity
+        found[unique] = Subject(
+            key=ProcessKey(start_ns=start_ns, exec_id=exec_id, tgid=tgid),
+            executable=FileIdentity(inode=inode, device=device, generation=generation),
+            wants_cmdline=bool(flags & ProcessFlag.CMDLINE_MISSING),
+            is_unwatched=bool(flags & ProcessFlag.UNWATCHED),
+        )
+    return tuple(found.values())
+
+
+class Drain:
+    """Reads the kernel side; `position` is how far, independent of what was given back to it."""
+
+    def __init__(self, side: KernelSide, library: Library, *, position: int) -> None:
+        self._side = side
+        self._library = library
+        self.position = position
+        self.durations: list[float] = []
+        self._delayed = 0
+        self._next_expiry = 0.0
+        self._entries: dict[str, int] = {}
+
+    def collect(self) -> bool:
+        """Has the kernel put what is pending into the ring; True if not all of it found room."""
+        side = self._side
+        side.control.beat()
+        sockets, flows, fallback = side.control.take_dirty()
+        started = time.monotonic()
+        is_expiring = started >= self._next_expiry and self._entries.get("flows", 1) > 0
+        side.control.set_expiring(is_expiring=is_expiring)
+        if is_expiring:
+            flows = True
+            self._next_expiry = started + EXPIRE_SECONDS
+        if not (sockets or flows or fallback):
+            return False
+        if fallback:
+            side.links["drain_fallback"].run_iterator()
+        if sockets:
+            side.links["drain_sockets"].run_iterator()
+        if flows:
+            side.links["drain_flows"].run_iterator()
+        self.durations.append(time.monotonic() - started)
+        drained = {"sockets": sockets, "flows": flows, "fallback": fallback}
+        entries = side.control.take_entries()
+        self._entries |= {name: entries[name] for name, was_read in drained.items() if was_read}
+        delayed = self.counters()[Counter.LIVE_RECORDS_DELAYED]
+        is_behind = delayed != self._delayed or (fallback and entries["fallback"] > 0)
+        self._delayed = delayed
+        return is_behind
+
+    def batches(self) -> Iterator[Batch]:
+        """What is in the ring beyond `position`, which moves along with it."""
+        while data := self._side.ring.read(self.position, MAX_RECORD_BYTES):
+            start = self.position
+            self.position += len(data)
+            yield Batch(start=start, end=self.position, data=data, subjects=subjects_of(data))
+
+    def counters(self) -> tuple[int, ...]:
+        """The kernel's counters, summed over the CPUs."""
+        cpus = self._library.cpus
+        values = []
+        for index in Counter:
+            raw = self._side.maps["counters"].lookup(
+                int(index).to_bytes(4, "little"), _COUNTER.size * cpus
+            )
+            values.append(sum(word for (word,) in _COUNTER.iter_unpack(raw or b"")))
+        return tuple(values)
+
+    def maps(self) -> tuple[MapUse, ...]:
+        """How full the maps are, as of the drains so far, and the ring right now."""
+        ring = self._side.ring
+        used = ring.producer_position - ring.consumer_position
+        uses = [MapUse(name="records", entries=used, capacity=ring.size)]
+        for name in ("sockets", "flows", "fallback"):
+            entries = self._entries.get(name, 0)
+            uses.append(MapUse(name=name, entries=entries, capacity=_CAPACITY.get(name, 0)))
+        return tuple(uses)
+
+    def programs(self) -> tuple[ProgramUse, ...]:
+        """Runs and run time of each program."""
+        uses = []
+        for name, descriptor in self._side.programs.items():
+            runs, run_time_ns = program_statistics(self._library, descriptor)
+            uses.append(ProgramUse(name=name, runs=runs, run_time_ns=run_time_ns))
+        return tuple(uses)
+
+    def take_durations(self) -> tuple[float, ...]:
+        """Seconds of each drain since the last call."""
+        taken = tuple(self.durations)
+        self.durations.clear()
+        return taken

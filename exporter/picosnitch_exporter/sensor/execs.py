@@ -1,0 +1,292 @@
+"""Executables: watches for them, opens them, and says which file each one is.
+
+The descriptor of a short-lived program comes from fanotify's exec event, which holds the file open
+even when it is unlinked at once; that of one that ran before, or that lies where fanotify can't
+look, from /proc/PID/exe. Each content is handed over once: an ignore mark keeps the kernel from
+telling of it again until somebody writes to the file.
+"""
+
+import errno
+import logging
+import os
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from picosnitch_exporter.model import FileIdentity
+from picosnitch_exporter.sensor.fanotify import ExecEvent, Fanotify
+from picosnitch_exporter.sensor.libbpf import BpfMap
+from picosnitch_exporter.sensor.procfs import PSEUDO_FILESYSTEMS, Procfs, kernel_device
+from picosnitch_exporter.stream import ExecutableSeen
+
+_log = logging.getLogger(__name__)
+
+_KNOWN_IDENTITIES = 65_536
+"""About 25 MB at the most; a forgotten one is only handed over again."""
+_RETRY_NS = 5_000_000_000
+_RESCAN_NS = 10_000_000_000
+_DEVICE_KEY = struct.Struct("=I")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Known:
+    """What was handed over last for an identity."""
+
+    stamps: tuple[int, int, int]
+    """Size, mtime, ctime; all -1 for a failure."""
+    retry_ns: int
+    """CLOCK_BOOTTIME from which on a failure is tried again; 0 after a success."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An executable to hand over; the receiver closes `descriptor` (None where there is none)."""
+
+    frame: ExecutableSeen
+    descriptor: int | None
+
+
+class ExecWatch:
+    """The sensor's view of executables; one thread."""
+
+    def __init__(
+        self,
+        *,
+        fanotify: Fanotify,
+        procfs: Procfs,
+        watched_devices: BpfMap,
+        lost: Callable[[str, str], None],
+    ) -> None:
+        self._fanotify = fanotify
+        self._procfs = procfs
+        self._watched_devices = watched_devices
+        self._lost = lost
+        self._known: OrderedDict[FileIdentity, _Known] = OrderedDict()
+        self._filesystems: dict[int, str] = {}
+        self._refused: set[int] = set()
+        self._scanned_ns = 0
+        self._read_ns = 0
+
+    def fileno(self) -> int:
+        """For poll(): readable when something was executed."""
+        return self._fanotify.descriptor
+
+    def watch_filesystems(self) -> None:
+        """Marks each filesystem that any mount namespace shows and that isn't marked yet."""
+        self._scanned_ns = _boot_ns()
+        self._watch_mounts("self")
+        for pid in self._procfs.mount_namespaces().values():
+            self._watch_mounts(pid)
+
+    def _watch_mounts(self, pid: int | str) -> None:
+        for mount in self._procfs.mounts(pid):
+            if mount.filesystem in PSEUDO_FILESYSTEMS or mount.device in self._filesystems:
+                continue
+            base = b"" if pid == "self" else os.fsencode(self._procfs.root / str(pid) / "root")
+            path = base + os.fsencode(mount.mount_point)
+            if self._fanotify.watch_filesystem(path):
+                self._filesystems[mount.device] = mount.filesystem
+                self._watched_devices.update(_DEVICE_KEY.pack(mount.device), b"\1")
+                self._refused.discard(mount.device)
+            elif mount.device not in self._refused:
+                self._refused.add(mount.device)
+                _log.debug("filesystem_unwatched path=%s type=%s", path, mount.filesystem)
+
+    def running(self) -> list[Opened]:
+        """The executables of all processes that run now."""
+        opened = []
+        for pid in self._procfs.pids():
+            found = self._open_process(pid, None)
+            if found:
+                opened.append(found)
+        return opened
+
+    def read_events(self) -> list[Opened]:
+        """What was executed since the last call."""
+        opened: list[Opened] = []
+        before_ns = self._read_ns
+        while True:
+            now_ns = _boot_ns()
+            try:
+                events = self._fanotify.read()
+            except OSError as error:
+                reason = "no_descriptor" if error.errno == errno.EMFILE else "read"
+                self._lost("exec_event", reason)
+                _log.warning("exec_event_lost error=%s", error.strerror)
+                break
+            if not events:
+                self._read_ns = now_ns
+                break
+            for event in events:
+                found = self._open_event(event, before_ns)
+                if found:
+                    opened.append(found)
+        return opened
+
+    def _open_event(self, event: ExecEvent, before_ns: int) -> Opened | None:
+        if event.is_overflow:
+            self._lost("exec_event", "overflow")
+            return None
+        if event.descriptor < 0:
+            self._lost("exec_event", "unreadable")
+            return None
+        # First the mark, then the content: what is written after the mark brings a new event.
+        self._fanotify.ignore(event.descriptor)
+        return self._examine(event.descriptor, event.tgid, before_ns)
+
+    def find(self, identity: FileIdentity, tgid: int) -> Opened | None:
+        """Opens the executable of a process if `identity` was never handed over.
+
+        A record named it: its process may have run before the start, or where fanotify can't look.
+        """
+        known = self._known.get(identity)
+        if known is not None and (not known.retry_ns or _boot_ns() < known.retry_ns):
+            return None
+        if identity.inode == 0:
+            return None
+        if identity.device not in self._filesystems and _boot_ns() - self._scanned_ns > _RESCAN_NS:
+            self.watch_filesystems()
+        elif identity.device not in self._filesystems:
+            self._watch_mounts(tgid)
+        return self._open_process(tgid, identity)
+
+    def _open_process(self, pid: int, wanted: FileIdentity | None) -> Opened | None:
+        try:
+            descriptor = self._procfs.open_executable(pid)
+        except OSError as error:
+            if wanted is None:
+                return None
+            return self._failed(wanted, pid, _reason(error))
+        found = self._identify(descriptor)
+        if wanted is not None and not _matches(found, wanted):
+            os.close(descriptor)
+            return self._failed(wanted, pid, "gone")
+        return self._examine(descriptor, pid, 0, identity=wanted)
+
+    def _failed(self, identity: FileIdentity, tgid: int, reason: str) -> Opened:
+        now_ns = _boot_ns()
+        self._remember(identity, _Known(stamps=(-1, -1, -1), retry_ns=now_ns + _RETRY_NS))
+        path = self._procfs.executable_path(tgid) if reason != "gone" else None
+        frame = ExecutableSeen(
+            identity=identity,
+            tgid=tgid,
+            seen_ns=0,
+            size_bytes=0,
+            modified_ns=0,
+            changed_ns=0,
+            links=0,
+            path=(path or b"").removesuffix(b" (deleted)"),
+            reason=reason,
+        )
+        return Opened(frame=frame, descriptor=None)
+
+    def _examine(
+        self,
+        descriptor: int,
+        tgid: int,
+        before_ns: int,
+        *,
+        identity: FileIdentity | None = None,
+    ) -> Opened | None:
+        """Hands a descriptor over, or closes it where its content is known."""
+        try:
+            if identity is None:
+                inode, device, generation = self._identify(descriptor)
+                identity = FileIdentity(inode=inode, device=device, generation=generation or 0)
+            status = os.fstat(descriptor)
+            path = self._path(descriptor, tgid)
+        except OSError as error:
+            os.close(descriptor)
+            self._lost("exec_event", _reason(error))
+            return None
+        stamps = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = self._known.get(identity)
+        if known is not None and known.stamps == stamps:
+            self._known.move_to_end(identity)
+            os.close(descriptor)
+            return None
+        is_new = known is None or known.retry_ns != 0
+        self._remember(identity, _Known(stamps=stamps, retry_ns=0))
+        frame = ExecutableSeen(
+            identity=identity,
+            tgid=tgid,
+            seen_ns=0 if is_new else _content_since(status, before_ns),
+            size_bytes=status.st_size,
+            modified_ns=status.st_mtime_ns,
+            changed_ns=status.st_ctime_ns,
+            links=min(status.st_nlink, 0xFFFF),
+            path=path,
+            reason="",
+        )
+        return Opened(frame=frame, descriptor=descriptor)
+
+    def _path(self, descriptor: int, tgid: int) -> bytes:
+        """As the host sees it; in another mount namespace as that one does."""
+        own = self._procfs.executable_path(tgid)
+        path = self._procfs.path_of(descriptor)
+        if own is None:
+            return path
+        own = own.removesuffix(b" (deleted)")
+        # The process may be about to replace the image that it still has, so its link only counts
+        # where it names the same file: as the end of the path seen from here, or from a root of
+        # its own.
+        return own if own != path and path.endswith(own) else path
+
+    def _identify(self, descriptor: int) -> tuple[int, int, int | None]:
+        """(inode, device, generation) as the kernel has them; None where that can't be read."""
+        status = os.fstat(descriptor)
+        inode = status.st_ino
+        device = kernel_device(os.major(status.st_dev), os.minor(status.st_dev))
+        filesystem = self._filesystems.get(device)
+        if filesystem is None or filesystem in {"overlay", "btrfs"}:
+            # stat() makes device numbers of its own for subvolumes and layers.
+            mount_id, real_inode = self._procfs.mount_id_and_inode(descriptor)
+            for mount in self._procfs.mounts():
+                if mount.mount_id == mount_id:
+                    device = mount.device
+                    filesystem = mount.filesystem
+            if real_inode is not None:
+                inode = real_inode
+        return inode, device, self._fanotify.generation_of(descriptor)
+
+    def _remember(self, identity: FileIdentity, known: _Known) -> None:
+        self._known[identity] = known
+        self._known.move_to_end(identity)
+        if len(self._known) > _KNOWN_IDENTITIES:
+            self._known.popitem(last=False)
+
+
+def _matches(found: tuple[int, int, int | None], wanted: FileIdentity) -> bool:
+    inode, device, generation = found
+    if inode != wanted.inode or device != wanted.device:
+        return False
+    return generation is None or generation == wanted.generation
+
+
+def _reason(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT | errno.ESRCH:
+            return "gone"
+        case errno.EACCES | errno.EPERM:
+            return "denied"
+        case errno.EMFILE | errno.ENFILE:
+            return "no_descriptor"
+        case _:
+            return "unreadable"
+
+
+def _boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _content_since(status: os.stat_result, before_ns: int) -> int:
+    """CLOCK_BOOTTIME from which on a modified file can have run with its new content.
+
+    Not before the queue of events was last seen empty, and not before it was written. The earlier
+    one of the two stamps: one may have been set back, the other one moved by a chmod since.
+    """
+    offset_ns = time.time_ns() - _boot_ns()
+    written_ns = min(status.st_mtime_ns, status.st_ctime_ns) - offset_ns
+    return max(before_ns, written_ns, 1)

@@ -1,0 +1,289 @@
+"""The main loop of the sensor: kernel in, frames out.
+
+It never waits for the exporter: frames that the stream does not take yet are kept, up to a bound,
+and beyond that the records stay in the kernel.
+"""
+
+import logging
+import os
+import platform
+import resource
+import select
+import signal
+import socket
+import time
+from collections import Counter as Tally
+from collections import deque
+from dataclasses import dataclass
+
+from picosnitch_exporter.errors import PeerGoneError, WireError
+from picosnitch_exporter.sensor.drain import Drain, Subject
+from picosnitch_exporter.sensor.execs import ExecWatch, Opened
+from picosnitch_exporter.sensor.fanotify import Fanotify
+from picosnitch_exporter.sensor.loader import KernelSide, Loader, remove_pins
+from picosnitch_exporter.sensor.procfs import Procfs
+from picosnitch_exporter.settings import Settings
+from picosnitch_exporter.stream import (
+    FROM_EXPORTER,
+    Acknowledge,
+    Channel,
+    CommandLine,
+    Frame,
+    Hello,
+    KernelStatus,
+    Ready,
+    Records,
+    Resume,
+    Stopping,
+)
+from picosnitch_exporter.wire import WIRE_VERSION
+
+_log = logging.getLogger(__name__)
+
+_DRAIN_SECONDS = 1.0
+_BEHIND_SECONDS = 0.02
+_STATUS_SECONDS = 5.0
+_RESUME_SECONDS = 60.0
+_MAX_QUEUED_FRAMES = 256
+_PAGE_BYTES = resource.getpagesize()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Queued:
+    frame: Frame
+    descriptor: int | None
+
+
+class Sensor:
+    """One run of the sensor; `stop_signals` is a descriptor that is readable once it should end."""
+
+    def __init__(self, settings: Settings, end: socket.socket, *, stop_signals: int) -> None:
+        self._settings = settings
+        self._channel = Channel(end, receives=FROM_EXPORTER)
+        end.settimeout(0)
+        self._stop_signals = stop_signals
+        self._procfs = Procfs()
+        self._queue: deque[_Queued] = deque()
+        self._lost: Tally[tuple[str, str]] = Tally()
+        self._loader = Loader(settings.bpf, every_exe=settings.identity.every_exe)
+        self._side: KernelSide = self._loader.start()
+        try:
+            self._execs = ExecWatch(
+                fanotify=Fanotify(),
+                procfs=self._procfs,
+                watched_devices=self._side.maps["watched_devices"],
+                lost=self._count_lost,
+            )
+        except BaseException:
+            self.remove()
+            raise
+        self._drain = Drain(
+            self._side, self._loader.library, position=self._side.ring.consumer_position
+        )
+        self._epoll = select.epoll()
+
+    def _count_lost(self, stage: str, reason: str) -> None:
+        self._lost[stage, reason] += 1
+
+    def remove(self) -> None:
+        """Takes everything out of the kernel: links are closed when the process ends."""
+        if self._side.folder:
+            remove_pins(self._settings.bpf.pin_path)
+
+    def run(self) -> int:
+        """Runs until a stop signal; returns its number.
+
+        Raises
+        ------
+        PeerGoneError
+            if the exporter has ended first.
+        """
+        # Marks first: whatever is executed from here on is either seen by its event or found
+        # running.
+        self._execs.watch_filesystems()
+        self._say_hello()
+        self._await_resume()
+        self._hand_over(self._execs.running())
+        self._send(Ready())
+        self._epoll.register(self._channel.fileno(), select.EPOLLIN)
+        self._epoll.register(self._execs.fileno(), select.EPOLLIN)
+        self._epoll.register(self._stop_signals, select.EPOLLIN)
+        # The ring stays readable until the exporter has acknowledged; only changes matter.
+        self._epoll.register(self._side.ring.descriptor, select.EPOLLIN | select.EPOLLET)
+        try:
+            return self._loop()
+        finally:
+            self._epoll.close()
+
+    def _say_hello(self) -> None:
+        side = self._side
+        self._send(
+            Hello(
+                wire_version=WIRE_VERSION,
+                instance=side.control.instance,
+                plan=side.plan,
+                hooks=tuple(side.links),
+                kernel_release=platform.release(),
+                adopted=side.adopted,
+                idle=side.was_idle,
+            )
+        )
+
+    def _await_resume(self) -> None:
+        deadline = time.monotonic() + _RESUME_SECONDS
+        while time.monotonic() < deadline:
+            readable, _w, _x = select.select(
+                [self._channel.fileno(), self._stop_signals], [], [], 1.0
+            )
+            if self._stop_signals in readable:
+                raise PeerGoneError("stopped while starting")
+            if not readable:
+                self._side.control.beat()
+                continue
+            frame, _descriptor = self._channel.receive()
+            if not isinstance(frame, Resume):
+                raise WireError(f"a {type(frame).__name__} frame instead of Resume")
+            if frame.instance == self._side.control.instance:
+                self._side.ring.release(frame.position)
+                self._drain.position = max(frame.position, self._drain.position)
+            return
+        raise PeerGoneError(f"the exporter process has not answered for {_RESUME_SECONDS:.0f} s")
+
+    def _loop(self) -> int:
+        next_drain = next_status = time.monotonic()
+        while True:
+            timeout = max(0.0, min(next_drain, next_status) - time.monotonic())
+            for descriptor, _events in self._epoll.poll(timeout):
+                if descriptor == self._stop_signals:
+                    return self._stop()
+                if descriptor == self._channel.fileno():
+                    self._receive()
+            self._flush()
+            if self._is_congested():
+                next_drain = time.monotonic() + _BEHIND_SECONDS
+                continue
+            if time.monotonic() >= next_drain:
+                is_behind = self._drain.collect()
+                pause = _BEHIND_SECONDS if is_behind else _DRAIN_SECONDS
+                next_drain = time.monotonic() + pause
+            self._pump()
+            if time.monotonic() >= next_status:
+                self._send_status()
+                next_status = time.monotonic() + _STATUS_SECONDS
+
+    def _is_congested(self) -> bool:
+        return len(self._queue) >= _MAX_QUEUED_FRAMES
+
+    def _pump(self) -> None:
+        """Hands over what the ring holds, each executable before the records that name it."""
+        for batch in self._drain.batches():
+            # Whatever the batch speaks of was executed before: its event is in the queue by now.
+            self._hand_over(self._execs.read_events())
+            for subject in batch.subjects:
+                self._introduce(subject)
+            self._send(
+                Records(
+                    instance=self._side.control.instance,
+                    start=batch.start,
+                    end=batch.end,
+                    data=batch.data,
+                )
+            )
+            if self._is_congested():
+                break
+        self._hand_over(self._execs.read_events())
+
+    def _introduce(self, subject: Subject) -> None:
+        opened = self._execs.find(subject.executable, subject.key.tgid)
+        if opened:
+            self._hand_over([opened])
+        if not subject.wants_cmdline:
+            return
+        tgid = subject.key.tgid
+        cmdline = self._procfs.cmdline(tgid)
+        if cmdline and self._procfs.is_same_start(tgid, subject.key.start_ns):
+            self._send(CommandLine(key=subject.key, cmdline=cmdline))
+
+    def _hand_over(self, opened: list[Opened]) -> None:
+        for one in opened:
+            self._send(one.frame, descriptor=one.descriptor)
+
+    def _send(self, frame: Frame, *, descriptor: int | None = None) -> None:
+        self._queue.append(_Queued(frame=frame, descriptor=descriptor))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._queue:
+            queued = self._queue[0]
+            try:
+                self._channel.send(queued.frame, descriptor=queued.descriptor)
+            except BlockingIOError:
+                return
+            self._queue.popleft()
+            if queued.descriptor is not None:
+                os.close(queued.descriptor)
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frame, _descriptor = self._channel.receive()
+            except BlockingIOError:
+                return
+            if not isinstance(frame, Acknowledge):
+                raise WireError(f"a {type(frame).__name__} frame after the start")
+            if frame.instance == self._side.control.instance:
+                self._side.ring.release(frame.position)
+
+    def _send_status(self) -> None:
+        statm = (self._procfs.root / "self/statm").read_text("ascii").split()
+        self._send(
+            KernelStatus(
+                counters=self._drain.counters(),
+                maps=self._drain.maps(),
+                programs=self._drain.programs(),
+                drain_seconds=self._drain.take_durations(),
+                sensor_lost=tuple((*key, count) for key, count in sorted(self._lost.items())),
+                open_descriptors=self._procfs.open_descriptors(),
+                resident_bytes=int(statm[1]) * _PAGE_BYTES,
+                cpu_seconds=time.process_time(),
+            )
+        )
+
+    def _stop(self) -> int:
+        """Drains a last time and lets the exporter commit; returns the signal."""
+        number = os.read(self._stop_signals, 1)[0]
+        keeps = number == signal.SIGTERM and self._settings.bpf.keep_on_exit and self._side.folder
+        if not keeps:
+            self._side.control.active = 0
+        deadline = time.monotonic() + 2.0
+        is_behind = True
+        while is_behind and time.monotonic() < deadline:
+            is_behind = self._drain.collect()
+            self._pump()
+            self._await_stream(deadline)
+        self._send_status()
+        self._send(Stopping())
+        while self._queue and time.monotonic() < deadline:
+            self._await_stream(deadline)
+        self._await_end()
+        if not keeps:
+            self.remove()
+        return number
+
+    def _await_stream(self, deadline: float) -> None:
+        """Gives the exporter time to take frames and to acknowledge."""
+        timeout = max(0.0, min(0.1, deadline - time.monotonic()))
+        select.select([self._channel], [self._channel] if self._queue else [], [], timeout)
+        self._receive()
+        self._flush()
+
+    def _await_end(self) -> None:
+        """Takes acknowledgements until the exporter has closed its end."""
+        deadline = time.monotonic() + 2.5
+        try:
+            while time.monotonic() < deadline:
+                select.select([self._channel], [], [], 0.1)
+                self._receive()
+        except PeerGoneError:
+            return
+        _log.error("exporter_slow: it has not committed in time; the ring keeps what is open")

@@ -1,0 +1,1 @@
+"""The exporter process: everything that needs no privileges, and has none."""

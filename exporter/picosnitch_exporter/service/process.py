@@ -1,0 +1,312 @@
+"""The main loop of the exporter process: one thread owns all state.
+
+It journals what it receives before it acknowledges, so that the kernel may forget it; a commit
+makes rows, totals and positions durable together, and then the journal may forget as well.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import time
+from collections import deque
+from pathlib import Path
+
+from picosnitch_exporter import catalog
+from picosnitch_exporter.errors import PeerGoneError, PicosnitchError, WireError
+from picosnitch_exporter.identity.hashing import Hasher
+from picosnitch_exporter.identity.processes import ProcessTable
+from picosnitch_exporter.identity.registry import Registry
+from picosnitch_exporter.log.ignore import IgnoreRules
+from picosnitch_exporter.log.journal import Journal
+from picosnitch_exporter.log.rows import Windows
+from picosnitch_exporter.log.sqlite import Database
+from picosnitch_exporter.log.writer import LogWriter
+from picosnitch_exporter.model import Commit
+from picosnitch_exporter.outputs.http import WebServer
+from picosnitch_exporter.service.intake import Intake
+from picosnitch_exporter.service.status import ClockWatch, report_hello, report_own, report_status
+from picosnitch_exporter.settings import Settings
+from picosnitch_exporter.state.attribution import Attributor
+from picosnitch_exporter.state.health import Health
+from picosnitch_exporter.state.store import Store
+from picosnitch_exporter.stream import (
+    FROM_SENSOR,
+    Acknowledge,
+    Channel,
+    CommandLine,
+    ExecutableSeen,
+    Frame,
+    Hello,
+    KernelStatus,
+    Ready,
+    Records,
+    Resume,
+    Stopping,
+)
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.25
+_FRAMES_A_TURN = 64
+_STALE_SECONDS = 60.0
+_STOP_SECONDS = 2.0
+
+
+def run(settings: Settings, end: socket.socket, listening: tuple[socket.socket, ...]) -> int:
+    """The exporter process, until the sensor says stop; the exit code.
+
+    Raises
+    ------
+    PicosnitchError
+        if it can't start, the sensor is gone, or a part of it has failed.
+    """
+    return ExporterProcess(settings, end, listening).run()
+
+
+class ExporterProcess:
+    """All parts of the exporter process, and the thread that drives them."""
+
+    def __init__(
+        self, settings: Settings, end: socket.socket, listening: tuple[socket.socket, ...]
+    ) -> None:
+        self._settings = settings
+        self._channel = Channel(end, receives=FROM_SENSOR)
+        end.settimeout(0)
+        self._failure: BaseException | None = None
+        self._failed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._not_ready: str | None = "starting: no traffic is counted yet"
+        self._health = Health()
+        self._clocks = ClockWatch()
+        storage = settings.storage.path
+        self._database = Database(
+            storage / "snitch.db",
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip(),
+            retention_days=settings.log.sqlite.retention_days,
+            keep_rows=settings.log.sqlite.enabled,
+            stale_after_seconds=settings.metrics.stale_after_seconds,
+        )
+        self._journal = Journal(storage / "journal")
+        self._store = Store(
+            health=self._health,
+            max_executables=settings.metrics.max_executables,
+            stale_after_seconds=settings.metrics.stale_after_seconds,
+        )
+        self._hasher = Hasher()
+        self._registry = Registry(self._hasher)
+        self._windows = Windows(ignore=IgnoreRules(settings.log.ignore))
+        self._attributor = Attributor(
+            registry=self._registry,
+            processes=ProcessTable(),
+            store=self._store,
+            rows=self._windows,
+            health=self._health,
+            clock=time.monotonic_ns,
+            to_unix=self._clocks.to_unix,
+        )
+        self._intake = Intake(
+            attributor=self._attributor,
+            journal=self._journal,
+            clocks=self._clocks,
+            health=self._health,
+        )
+        self._writer = LogWriter(
+            self._database,
+            settings=settings.log,
+            storage=storage,
+            health=self._health,
+            committed=self._committed,
+            failed=self._note_failure,
+        )
+        self._web = WebServer(
+            sockets=listening,
+            snapshot=lambda: self._store.snapshot(time.time()),
+            health=self._health,
+            readiness=lambda: self._not_ready,
+            settings=settings.web,
+            failed=self._note_failure,
+        )
+        self._durable: deque[int] = deque()
+        self._next_commit = 0.0
+        self._next_stale = 0.0
+        self._is_stopping = False
+
+    def run(self) -> int:
+        """Until the sensor says stop; 0, or an exception."""
+        self._restore()
+        self._writer.start()
+        self._web.start()
+        try:
+            self._loop()
+        finally:
+            self._stop()
+        if self._failure is not None:
+            raise PicosnitchError(
+                f"a part of the exporter has failed: {self._failure}"
+            ) from self._failure
+        if not self._is_stopping:
+            raise PeerGoneError("the sensor process has ended")
+        return 0
+
+    def _restore(self) -> None:
+        """Takes over what the run before has left: the database first, then the journal."""
+        self._clocks.look(self._health)
+        persisted = self._database.load()
+        self._intake.instance = persisted.ring_instance
+        self._intake.position = persisted.ring_position
+        self._registry.restore(persisted.files)
+        self._store.restore(persisted.totals, persisted.executables, now_seconds=time.time())
+        entries = self._intake.replay(persisted.journal_segment)
+        if entries:
+            _log.warning(
+                "journal_replayed entries=%d: the last run ended without a commit", entries
+            )
+        self._clocks.look(self._health)
+
+    def _loop(self) -> None:
+        poll = select.poll()
+        for descriptor in (self._channel.fileno(), self._hasher.fileno(), self._failed):
+            poll.register(descriptor, select.POLLIN)
+        self._next_commit = time.monotonic() + self._settings.log.write_limit_seconds
+        next_tick = time.monotonic()
+        while not self._is_stopping and self._failure is None:
+            ready = {fd for fd, _event in poll.poll(max(0.0, next_tick - time.monotonic()) * 1000)}
+            if self._channel.fileno() in ready and not self._receive():
+                return
+            if self._hasher.fileno() in ready:
+                self._attributor.settled()
+            if time.monotonic() >= next_tick:
+                self._tick()
+                next_tick = time.monotonic() + _TICK_SECONDS
+
+    def _receive(self) -> bool:
+        """Takes in a number of frames; False once the sensor has closed its end."""
+        acknowledged: Records | None = None
+        is_open = True
+        for _ in range(_FRAMES_A_TURN):
+            try:
+                frame, descriptor = self._channel.receive()
+            except BlockingIOError:
+                break
+            except PeerGoneError:
+                is_open = False
+                break
+            if isinstance(frame, Records):
+                acknowledged = frame
+            self._take(frame, descriptor)
+            if self._is_stopping:
+                break
+        if acknowledged is not None and is_open:
+            # A stream that is full of them will take the next one, which says more.
+            with contextlib.suppress(BlockingIOError):
+                self._channel.send(
+                    Acknowledge(instance=acknowledged.instance, position=acknowledged.end)
+                )
+        return is_open
+
+    def _take(self, frame: Frame, descriptor: int | None) -> None:
+        match frame:
+            case Records():
+                self._intake.records(frame)
+            case ExecutableSeen():
+                self._intake.executable(frame, descriptor)
+            case CommandLine():
+                self._intake.command_line(frame)
+            case KernelStatus():
+                report_status(self._health, frame)
+            case Hello():
+                self._greet(frame)
+            case Ready():
+                self._not_ready = None
+                self._announce()
+            case Stopping():
+                self._is_stopping = True
+            case _:
+                raise WireError(f"a {type(frame).__name__} frame from the sensor")
+
+    def _greet(self, hello: Hello) -> None:
+        report_hello(self._health, hello)
+        intake = self._intake
+        known = intake.instance == hello.instance
+        self._channel.send(
+            Resume(
+                instance=intake.instance if known else 0,
+                position=intake.position if known else 0,
+            )
+        )
+        if hello.idle:
+            _log.warning("kernel_was_idle: nobody had read for bpf.linger_seconds")
+        _log.info(
+            "attached plan=%s adopted=%s hooks=%s",
+            hello.plan,
+            str(hello.adopted).lower(),
+            ",".join(hello.hooks),
+        )
+
+    def _announce(self) -> None:
+        path = self._settings.web.telemetry_path
+        for host, port in self._web.addresses:
+            shown = f"[{host}]" if ":" in host else host
+            _log.info("listening address=http://%s:%d%s", shown, port, path)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._clocks.look(self._health)
+        self._attributor.tick()
+        self._health.set(catalog.SERIES, (), self._store.series)
+        self._health.set(catalog.EXECUTABLES_KNOWN, (), self._store.executables)
+        self._health.set(catalog.HASH_QUEUE_LENGTH, (), self._hasher.pending)
+        if now >= self._next_stale:
+            self._store.drop_stale(now)
+            report_own(self._health)
+            self._next_stale = now + _STALE_SECONDS
+        self._forget_durable()
+        if (now >= self._next_commit or self._windows.is_full) and self._writer.has_room:
+            self._commit()
+            self._next_commit = now + self._settings.log.write_limit_seconds
+
+    def _commit(self) -> None:
+        """Closes the window and hands everything that has changed to the writer."""
+        self._attributor.finish_counted()
+        segment = self._journal.rotate()
+        commit = Commit(
+            rows=self._windows.close(time.time()),
+            totals=self._store.changed_totals(),
+            executables=self._store.changed_executables(),
+            files=self._registry.take_new_files(),
+            journal_segment=segment,
+            ring_instance=self._intake.instance,
+            ring_position=self._intake.position,
+        )
+        self._intake.carry_over()
+        self._writer.submit(commit)
+
+    def _forget_durable(self) -> None:
+        while self._durable:
+            self._journal.forget(self._durable.popleft())
+
+    def _committed(self, commit: Commit) -> None:
+        """Called by the writer's thread once a commit is durable; the journal is the main one's."""
+        self._durable.append(commit.journal_segment)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Called by any thread that can't go on: the process ends."""
+        self._failure = self._failure or error
+        os.eventfd_write(self._failed, 1)
+
+    def _stop(self) -> None:
+        """Commits what there is and ends the threads."""
+        self._not_ready = "stopping"
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self._attributor.held and time.monotonic() < deadline:
+            self._attributor.tick()
+            select.select([self._hasher], [], [], 0.05)
+        self._commit()
+        self._writer.close(timeout_seconds=_STOP_SECONDS)
+        self._forget_durable()
+        self._web.close()
+        self._hasher.close()
+        self._journal.close()
+        self._database.close()
+        self._channel.close()
