@@ -76,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`). What is still buffered would fail once more
-        # when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # whoever read it has gone (`| head`)
         return _FAILED
 
 
@@ -90,14 +88,26 @@ def _main(argv: Sequence[str]) -> int:
         code = cast("_Command", arguments.command)(arguments)
     except SystemExit as leaving:  # --help and --version
         code = leaving.code if isinstance(leaving.code, int) else 0
+    _say()
+    return code
+
+
+def _say(text: str = "") -> None:
+    """Text to standard output, and what is still buffered; raises PicosnitchError."""
     try:
-        sys.stdout.flush()
+        print(text, end="\n" if text else "", flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise PicosnitchError(f"can't write to standard output: {error.strerror}") from error
-    return code
+
+
+def _discard_output() -> None:
+    # What is still buffered would fail once more when the interpreter ends.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _complain(message: str) -> None:
@@ -243,12 +253,12 @@ def _check_config(arguments: argparse.Namespace) -> int:
     loaded = load_with_notices(arguments.file, environment=os.environ, overrides={})
     for notice in loaded.notices:
         _complain(notice)
-    print(show(loaded.settings) if arguments.show else f"{arguments.file}: valid")
+    _say(show(loaded.settings).rstrip() if arguments.show else f"{arguments.file}: valid")
     return 0
 
 
 def _version(_: argparse.Namespace) -> int:
-    print(_version_text())
+    _say(_version_text())
     return 0
 
 

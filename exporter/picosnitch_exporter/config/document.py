@@ -7,7 +7,7 @@ gigabytes), a tag (`!!python/...`), more than one document, and anything but a m
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, cast
 
 import yaml
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 try:
     from yaml import CSafeLoader as Loader
-except ImportError:  # PyYAML was built without libyaml: slower, the same otherwise
+except (
+    ImportError
+):  # pragma: no cover - PyYAML was built without libyaml: slower, the same otherwise
     from yaml import SafeLoader as Loader  # type: ignore[assignment]
 
 Plain = str | int | float | bool | list["Plain"] | dict[str, "Plain"] | None
@@ -32,8 +34,6 @@ _NOT_ALLOWED = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U000100
 _JSON_START = re.compile(r"(?:\s|#[^\n]*\n)*\{")
 _LEADING_TABS = re.compile(r"^[ \t]*\t[ \t]*", re.MULTILINE)
 _TAG = "tag:yaml.org,2002:"
-
-_Event = TypeVar("_Event", bound=yaml.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +68,13 @@ def parse(text: str, *, source: str) -> dict[str, Located]:
         text = _LEADING_TABS.sub(lambda tabs: " " * len(tabs.group()), text)
     try:
         return _Reader(text, source=source).mapping_at_the_top()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        problem = " ".join(part for part in (error.context, error.problem) if part)
-        raise ConfigurationError(f"{source}:{line}: not valid YAML: {problem}") from error
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{source}: not valid YAML: {error}") from error
+        # All but those about single characters, which are gone by now, know where they are.
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        parts = (getattr(error, "context", None), getattr(error, "problem", None))
+        problem = " ".join(part for part in parts if part)
+        line = mark.line + 1 if mark else 1
+        raise ConfigurationError(f"{source}:{line}: not valid YAML: {problem}") from error
 
 
 class _Reader:
@@ -87,12 +87,12 @@ class _Reader:
         self._constructor = yaml.constructor.SafeConstructor()
 
     def mapping_at_the_top(self) -> dict[str, Located]:
-        self._expect(yaml.StreamStartEvent)
+        next(self._events)  # the start of the stream
         start = next(self._events)
         if isinstance(start, yaml.StreamEndEvent):
             return {}
         top = self._value(next(self._events), depth=0)
-        self._expect(yaml.DocumentEndEvent)
+        next(self._events)  # the end of the document
         end = next(self._events)
         if not isinstance(end, yaml.StreamEndEvent):
             raise self._error(end, "a second document starts here: leave one '---' at most")
@@ -102,12 +102,6 @@ class _Reader:
             raise self._error(start, "must hold 'key: value' lines at the top")
         return top.value
 
-    def _expect(self, kind: type[_Event]) -> _Event:
-        event = next(self._events)
-        if not isinstance(event, kind):
-            raise self._error(event, f"unexpected {type(event).__name__}")
-        return event
-
     def _value(self, event: yaml.Event, *, depth: int) -> Located:
         if isinstance(event, yaml.AliasEvent):
             raise self._error(event, f"alias *{event.anchor}: write the value out")
@@ -116,15 +110,11 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise self._error(event, f"nested more than {MAX_DEPTH} levels deep")
         line = _line(event)
-        match event:
-            case yaml.MappingStartEvent():
-                return Located(line=line, value=self._mapping(depth=depth))
-            case yaml.SequenceStartEvent():
-                return Located(line=line, value=self._sequence(depth=depth))
-            case yaml.ScalarEvent():
-                return Located(line=line, value=self._scalar(event))
-            case _:
-                raise self._error(event, f"unexpected {type(event).__name__}")
+        if isinstance(event, yaml.MappingStartEvent):
+            return Located(line=line, value=self._mapping(depth=depth))
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Located(line=line, value=self._sequence(depth=depth))
+        return Located(line=line, value=self._scalar(cast("yaml.ScalarEvent", event)))
 
     def _mapping(self, *, depth: int) -> dict[str, Located]:
         entries: dict[str, Located] = {}

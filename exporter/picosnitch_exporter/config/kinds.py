@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from picosnitch_exporter.config.addresses import (
     check_telemetry_path,
@@ -214,7 +214,7 @@ class ListenAddresses:
         return tuple(addresses)
 
     def plain(self, value: object) -> Plain:
-        return [str(item) for item in value] if isinstance(value, tuple) else []
+        return list(cast("tuple[str, ...]", value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,9 +234,7 @@ class IgnoreList:
         return tuple(dict.fromkeys(parse_ignore(entry) for entry in value))
 
     def plain(self, value: object) -> Plain:
-        if not isinstance(value, tuple):
-            return []
-        return [item if isinstance(item, int) else str(item) for item in value]
+        return list(cast("tuple[str | int, ...]", value))
 
 
 def check_credential(text: str) -> str:

@@ -77,8 +77,8 @@ log:
 
 Secrets are `virustotal.api_key`, `notifications.webhook_url` and the passwords in `log.server`.
 They are never printed. A configuration file that holds one is refused while its group or others can
-read it (`chmod 600 FILE`). Each can stand in a file of its own instead (`..._file`), which its group
-may read, but not others; setting both is an error.
+read it (`chmod 600 FILE`). Each can stand in a file of its own instead (`..._file`), which its
+group may read, but not others; setting both is an error.
 
 Under systemd, the credential `vt-api-key` is the key of VirusTotal where the file sets none:
 
@@ -147,5 +147,5 @@ def _default(key: Key) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - its result is checked
     sys.stdout.write(markdown())
