@@ -17,13 +17,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from picosnitch_exporter import privileges
+from picosnitch_exporter import logging_format, privileges
 from picosnitch_exporter.errors import (
     PeerGoneError,
     PicosnitchError,
     RequirementError,
     StorageError,
 )
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.outputs import listen
 from picosnitch_exporter.sensor.loader import Loader
 from picosnitch_exporter.sensor.process import Sensor
@@ -51,6 +52,7 @@ def run(settings: Settings) -> int:
         )
     account = privileges.find_account(settings.storage.user)
     prepare_storage(settings.storage.path, account)
+    logging_format.configure(settings.logging, process="sensor")
     listening = listen.bind(settings.web.listen_addresses)
     sensor_end, exporter_end = Channel.pair()
     with _stop_signals() as stop_signals:
@@ -146,12 +148,13 @@ def _become_exporter(
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         privileges.drop(account)
+        logging_format.configure(settings.logging, process="exporter")
         code = process.run(settings, exporter_end, listening)
     except PicosnitchError as error:
         print(f"picosnitch-exporter: {error}", file=sys.stderr)  # noqa: T201
         code = error.exit_code
     except BaseException:  # noqa: BLE001 - a forked child must not return into its parent's code
-        _log.exception("exporter_failed")
+        _log.exception(Event("exporter_failed"))
     finally:
         logging.shutdown()
         os._exit(code)
@@ -170,8 +173,9 @@ def _run_sensor(
         sensor.run()
     except PeerGoneError as error:
         code = _await_child(child)
-        if _was_signalled(stop_signals):
+        if not sensor.is_ready:
             sensor.remove()
+        if _was_signalled(stop_signals):
             return 0
         if code:
             # It has said why itself. What is in the kernel stays there, pinned, for the next start.
@@ -195,11 +199,11 @@ def _await_child(child: int) -> int:
         if pid:
             code = os.waitstatus_to_exitcode(status)
             if code < 0:
-                _log.error("exporter_killed signal=%s", signal.Signals(-code).name)
+                _log.error(Event("exporter_killed", {"signal": signal.Signals(-code).name}))
                 return 1
             return code
         time.sleep(0.01)
-    _log.error("exporter_stuck: killed after %s s", _CHILD_SECONDS)
+    _log.error(Event("exporter_stuck", {"killed_after_seconds": _CHILD_SECONDS}))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return 1

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import FileIdentity
 from picosnitch_exporter.sensor.fanotify import ExecEvent, Fanotify
 from picosnitch_exporter.sensor.libbpf import BpfMap
@@ -92,7 +93,7 @@ class ExecWatch:
                 self._refused.discard(mount.device)
             elif mount.device not in self._refused:
                 self._refused.add(mount.device)
-                _log.debug("filesystem_unwatched path=%s type=%s", path, mount.filesystem)
+                _log.debug(Event("filesystem_unwatched", {"path": path, "type": mount.filesystem}))
 
     def running(self) -> list[Opened]:
         """The executables of all processes that run now."""
@@ -114,7 +115,7 @@ class ExecWatch:
             except OSError as error:
                 reason = "no_descriptor" if error.errno == errno.EMFILE else "read"
                 self._lost("exec_event", reason)
-                _log.warning("exec_event_lost error=%s", error.strerror)
+                _log.warning(Event("exec_event_lost", {"error": error.strerror}))
                 break
             if not events:
                 self._read_ns = now_ns

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from picosnitch_exporter.errors import KernelError, RequirementError
+from picosnitch_exporter.logging_format import Event
 
 _log = logging.getLogger(__name__)
 _VERIFIER_LINES = 12
@@ -141,8 +142,6 @@ class _Messages:
         self.function = _PrintFunction(self._print)
 
     def _print(self, level: int, template: bytes, arguments: int) -> int:
-        if level > 0:
-            _ = arguments
         # va_list is passed by reference on x86_64 and arm64, so its address goes on as it came.
         self._libc.vsnprintf(
             self._buffer,
@@ -154,7 +153,7 @@ class _Messages:
         if level == 0:
             self.lines.append(text)
         else:
-            _log.debug("libbpf: %s", text)
+            _log.debug(Event("libbpf", {"message": text}))
         return 0
 
     def take(self) -> str:

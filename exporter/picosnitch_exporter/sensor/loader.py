@@ -24,6 +24,7 @@ from importlib import resources
 from pathlib import Path
 
 from picosnitch_exporter.errors import KernelError, RequirementError
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import mounts
 from picosnitch_exporter.sensor.control import SIZE as CONTROL_BYTES
 from picosnitch_exporter.sensor.control import Control
@@ -130,9 +131,14 @@ class Loader:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             _log.warning(
-                "pins_unavailable path=%s error=%s: counting stops with this process",
-                root,
-                error.strerror,
+                Event(
+                    "pins_unavailable",
+                    {
+                        "path": str(root),
+                        "error": error.strerror,
+                        "meaning": "counting stops with this process",
+                    },
+                )
             )
             return None
         self._lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -164,7 +170,7 @@ class Loader:
                 name: get_pinned(self._library, programs / f"prog_{name}") for name in names
             }
         except KernelError as error:
-            _log.warning("pins_unusable path=%s error=%s: loading anew", folder, error)
+            _log.warning(Event("pins_unusable", {"path": str(folder), "error": str(error)}))
             return None
         control = Control(maps[".bss"].map_memory(CONTROL_BYTES))
         if not control.instance:
@@ -281,7 +287,7 @@ class Loader:
         try:
             return self._pinned_maps(folder)
         except KernelError as error:
-            _log.warning("pins_unusable path=%s error=%s: loading anew", folder, error)
+            _log.warning(Event("pins_unusable", {"path": str(folder), "error": str(error)}))
             shutil.rmtree(folder)
             return {}
 
@@ -308,12 +314,18 @@ class Loader:
         for entry in sorted(folder.iterdir()):
             if entry.name not in {"maps", self._build}:
                 shutil.rmtree(entry)
-                _log.info("programs_replaced old=%s new=%s", entry.name, self._build)
+                _log.info(Event("programs_replaced", {"old": entry.name, "new": self._build}))
         for entry in sorted(root.iterdir()):
             if entry != folder:
                 shutil.rmtree(entry)
                 _log.warning(
-                    "pins_of_another_layout_removed path=%s: what they held unread is lost", entry
+                    Event(
+                        "pins_removed",
+                        {
+                            "path": str(entry),
+                            "meaning": "another layout; its unread records are lost",
+                        },
+                    )
                 )
 
     def detach(self) -> bool:

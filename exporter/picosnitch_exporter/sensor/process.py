@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from picosnitch_exporter.errors import PeerGoneError, WireError
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor.drain import Drain, Subject
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.fanotify import Fanotify
@@ -81,6 +82,8 @@ class Sensor:
             self._side, self._loader.library, position=self._side.ring.consumer_position
         )
         self._epoll = select.epoll()
+        self.is_ready = False
+        """Whether it has got so far that its pins are worth keeping."""
 
     def _count_lost(self, stage: str, reason: str) -> None:
         self._lost[stage, reason] += 1
@@ -105,6 +108,7 @@ class Sensor:
         self._await_resume()
         self._hand_over(self._execs.running())
         self._send(Ready())
+        self.is_ready = True
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._execs.fileno(), select.EPOLLIN)
         self._epoll.register(self._stop_signals, select.EPOLLIN)
@@ -286,4 +290,4 @@ class Sensor:
                 self._receive()
         except PeerGoneError:
             return
-        _log.error("exporter_slow: it has not committed in time; the ring keeps what is open")
+        _log.error(Event("exporter_slow", {"meaning": "not committed in time; the ring keeps it"}))

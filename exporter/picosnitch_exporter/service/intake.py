@@ -8,6 +8,7 @@ from dataclasses import replace
 from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import StorageError, WireError
 from picosnitch_exporter.log.journal import Journal
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.service.status import ClockWatch
 from picosnitch_exporter.state.attribution import Attributor
 from picosnitch_exporter.state.health import Health
@@ -58,7 +59,7 @@ class Intake:
                 frame = decode(entry[_OFFSET.size :])
             except WireError as error:
                 self._health.count(catalog.EVENTS_LOST, ("journal", "malformed"))
-                _log.warning("journal_entry_lost error=%s", error)
+                _log.warning(Event("journal_entry_lost", {"error": str(error)}))
                 continue
             if isinstance(frame, ExecutableSeen):
                 # Its descriptor ended with the process that had it.
@@ -101,7 +102,7 @@ class Intake:
                 record = decode_record(data)
             except WireError as error:
                 self._health.count(catalog.EVENTS_LOST, ("record", "malformed"))
-                _log.warning("record_lost error=%s", error)
+                _log.warning(Event("record_lost", {"error": str(error)}))
                 continue
             if isinstance(record, FlowRecord):
                 self._attributor.flow(record)
@@ -121,4 +122,9 @@ class Intake:
         except StorageError as error:
             self._retry_at = now + _RETRY_SECONDS
             self._health.count(catalog.LOG_ERRORS, ("journal", "full"))
-            _log.error("journal_failed error=%s: a crash now would lose the open window", error)
+            _log.error(
+                Event(
+                    "journal_failed",
+                    {"error": str(error), "meaning": "a crash now would lose the open window"},
+                )
+            )

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from picosnitch_exporter import catalog
+from picosnitch_exporter import __version__, catalog
 from picosnitch_exporter.errors import PeerGoneError, PicosnitchError, WireError
 from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
@@ -23,6 +23,7 @@ from picosnitch_exporter.log.journal import Journal
 from picosnitch_exporter.log.rows import Windows
 from picosnitch_exporter.log.sqlite import Database
 from picosnitch_exporter.log.writer import LogWriter
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit
 from picosnitch_exporter.outputs.http import WebServer
 from picosnitch_exporter.service.intake import Intake
@@ -126,6 +127,7 @@ class ExporterProcess:
             readiness=lambda: self._not_ready,
             settings=settings.web,
             failed=self._note_failure,
+            version=__version__,
         )
         self._durable: deque[int] = deque()
         self._next_commit = 0.0
@@ -159,9 +161,7 @@ class ExporterProcess:
         self._store.restore(persisted.totals, persisted.executables, now_seconds=time.time())
         entries = self._intake.replay(persisted.journal_segment)
         if entries:
-            _log.warning(
-                "journal_replayed entries=%d: the last run ended without a commit", entries
-            )
+            _log.warning(Event("journal_replayed", {"entries": entries}))
         self._clocks.look(self._health)
 
     def _loop(self) -> None:
@@ -236,19 +236,25 @@ class ExporterProcess:
             )
         )
         if hello.idle:
-            _log.warning("kernel_was_idle: nobody had read for bpf.linger_seconds")
+            _log.warning(
+                Event("kernel_was_idle", {"meaning": "nobody had read for bpf.linger_seconds"})
+            )
         _log.info(
-            "attached plan=%s adopted=%s hooks=%s",
-            hello.plan,
-            str(hello.adopted).lower(),
-            ",".join(hello.hooks),
+            Event(
+                "attached",
+                {
+                    "plan": hello.plan,
+                    "adopted": hello.adopted,
+                    "hooks": ",".join(hello.hooks),
+                },
+            )
         )
 
     def _announce(self) -> None:
         path = self._settings.web.telemetry_path
         for host, port in self._web.addresses:
             shown = f"[{host}]" if ":" in host else host
-            _log.info("listening address=http://%s:%d%s", shown, port, path)
+            _log.info(Event("listening", {"address": f"http://{shown}:{port}{path}"}))
 
     def _tick(self) -> None:
         now = time.monotonic()

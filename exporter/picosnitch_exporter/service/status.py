@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from picosnitch_exporter import __version__, catalog
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.stream import Hello, KernelStatus
 from picosnitch_exporter.wire import Counter
@@ -102,5 +103,5 @@ class ClockWatch:
             if abs(step_seconds) > _JUMP_SECONDS:
                 direction = "forward" if step_seconds > 0 else "backward"
                 health.count(catalog.CLOCK_JUMPS, (direction,))
-                _log.warning("clock_jumped seconds=%.1f", step_seconds)
+                _log.warning(Event("clock_jumped", {"seconds": round(step_seconds, 1)}))
         self.offset_ns = offset_ns
