@@ -17,6 +17,7 @@ IDLE_NS = 3600 * 1_000_000_000
 """A process that has ended is forgotten after so long."""
 GRACE_NS = 1_000_000_000
 """How long the introduction of a process, or its command line, may take."""
+_REFRESH_NS = 1_000_000_000
 _PROBED = 64
 """Processes that one tick asks about."""
 _MAX_EARLY = 4096
@@ -38,7 +39,7 @@ class CommandLineSource(IntEnum):
 # Not frozen: what is known of a process grows. Compared by identity.
 @dataclass(slots=True, kw_only=True, eq=False)
 class Process:
-    """One image of one process. Only its table changes it, but for the two caches."""
+    """One image of one process. Only its table changes it, but for the caches."""
 
     key: ProcessKey
     parent: ProcessKey
@@ -53,6 +54,8 @@ class Process:
     known_ns: int
     """When it was introduced, on the table's clock."""
     used_ns: int
+    ancestor: "Process | None" = None
+    """Its parent, once somebody has asked and it was known."""
     version: Version | None = None
     """What it runs, once somebody has asked; dropped where that can have changed."""
     program: Program | None = None
@@ -104,10 +107,17 @@ class ProcessTable:
     def get(self, key: ProcessKey, *, now_ns: int) -> Process | None:
         """The process, if it has been introduced."""
         process = self._processes.get(key)
-        if process is not None:
+        # Moving it takes as long as finding it, and a second more or less makes no difference.
+        if process is not None and now_ns - process.used_ns >= _REFRESH_NS:
             process.used_ns = now_ns
             self._processes.move_to_end(key)
         return process
+
+    def parent_of(self, process: Process, *, now_ns: int) -> Process | None:
+        """The parent, if it has been introduced; known for good from then on."""
+        if process.ancestor is None:
+            process.ancestor = self.get(process.parent, now_ns=now_ns)
+        return process.ancestor
 
     def add(self, record: ProcessRecord, *, now_ns: int) -> Process:
         """Takes in an introduction; what is known better already stays."""

@@ -37,6 +37,8 @@ from picosnitch_exporter.wire import FlowFlag, FlowRecord, ProcessFlag, ProcessR
 
 MAX_HELD = 65_536
 """Connections that wait for a hash or a name: 60 MB if there were so many."""
+_GENERATIONS = 3
+"""That are logged: the process, its parent and its grandparent."""
 _NOBODY = Executable(sha256=UNHASHED, exe="")
 _UNSEEN_KINDS = {17: "packet_ring", 44: "xdp"}
 """By address family: AF_PACKET, AF_XDP."""
@@ -176,9 +178,7 @@ class Attributor:
     def flush(self) -> None:
         """Attributes all that is held by what is known now, as nothing more will come."""
         for held in self._waiting:
-            held.is_forced = True
-            self._waiting.remove(held)
-            self._advance(held)
+            self._force(held)
 
     def finish_counted(self) -> None:
         """Hands over the rows of what is counted, though a parent's hash is still awaited.
@@ -187,15 +187,18 @@ class Attributor:
         """
         for held in self._waiting:
             if held.executable is not None:
-                held.is_forced = True
-                self._waiting.remove(held)
-                self._advance(held)
+                self._force(held)
 
     def uncounted(self) -> Iterator[FlowRecord]:
         """Flows that wait and are in no total or row yet."""
         for held in self._waiting:
             if held.executable is None and held.flow is not None:
                 yield held.flow
+
+    def _force(self, held: Held) -> None:
+        held.is_forced = True
+        self._waiting.remove(held)
+        self._advance(held)
 
     def _begin(self, owner: ProcessKey, record: FlowRecord | ProcessRecord | UnseenRecord) -> None:
         held = Held(
@@ -318,7 +321,7 @@ class Attributor:
         """Process, parent and grandparent; None where one of them has to be waited for."""
         programs: list[Program] = []
         process = held.process
-        while process is not None and len(programs) < 3:  # noqa: PLR2004  (so many are logged)
+        while process is not None and len(programs) < _GENERATIONS:
             if self._lacks_command_line(process) and self._waits_for_process(held):
                 self._waiting.put(held, process.key)
                 return None
@@ -327,14 +330,14 @@ class Attributor:
                 self._waiting.put(held, version)
                 return None
             programs.append(program_of(process, version))
-            key = process.parent
+            child = process
             process = None
-            if key.tgid and len(programs) < 3:  # noqa: PLR2004
-                process = self._processes.get(key, now_ns=self._clock())
+            if child.parent.tgid and len(programs) < _GENERATIONS:
+                process = self._processes.parent_of(child, now_ns=self._clock())
                 if process is None and self._waits_for_process(held):
-                    self._waiting.put(held, key)
+                    self._waiting.put(held, child.parent)
                     return None
-        programs += [NO_PROGRAM] * (3 - len(programs))
+        programs += [NO_PROGRAM] * (_GENERATIONS - len(programs))
         return programs[0], programs[1], programs[2]
 
     def _lacks_command_line(self, process: Process) -> bool:

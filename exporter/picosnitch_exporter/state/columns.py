@@ -1,95 +1,129 @@
-"""The series of one counter, as columns that can be copied at once."""
+"""Series with the same labels, in columns that can be copied at once."""
 
 from array import array
+from dataclasses import dataclass
 
 from picosnitch_exporter.model import CounterColumn, CounterTotal, SeriesLabels
 
 _MASK = (1 << 64) - 1
 
 
-class Column:
-    """Series by label, in columns of equal length. Values are 64 bits wide and wrap around.
+# Not frozen: its place changes. Compared by identity.
+@dataclass(slots=True, kw_only=True, eq=False)
+class Series:
+    """One set of labels and where its values stand."""
+
+    labels: SeriesLabels
+    slot: int
+    is_changed: bool = False
+
+
+class Columns:
+    """Series of one or more counters that always come together. Values wrap around at 64 bits.
 
     A frozen copy shares everything but the values with the next, unless series came or went
     between the two: with 50,000 series it takes 0.03 ms instead of 1.
     """
 
-    def __init__(self) -> None:
-        self._slots: dict[SeriesLabels, int] = {}
-        self._labels: list[SeriesLabels] = []
-        self._numbers = array("Q")
-        self._values = array("Q")
+    def __init__(self, *metrics: str) -> None:
+        self._metrics = metrics
+        self._by_labels: dict[SeriesLabels, Series] = {}
+        self._series: list[Series] = []
+        self._numbers = tuple(array("Q") for _ in metrics)
+        self._values = tuple(array("Q") for _ in metrics)
         self._created = array("d")
-        self._changed: set[SeriesLabels] = set()
-        self._frozen: tuple[tuple[SeriesLabels, ...], array[int], array[float]] | None = None
+        self._changed: list[Series] = []
+        self._frozen: tuple[CounterColumn, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._series) * len(self._metrics)
 
-    def __contains__(self, labels: SeriesLabels) -> bool:
-        return labels in self._slots
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the counters, as in `model.Snapshot`."""
+        return self._metrics
 
-    def add(self, labels: SeriesLabels, amount: int) -> bool:
-        """Adds to a series; False where there is none."""
-        slot = self._slots.get(labels)
-        if slot is None:
-            return False
-        if amount:
-            self._values[slot] = (self._values[slot] + amount) & _MASK
-            self._changed.add(labels)
-        return True
+    def find(self, labels: SeriesLabels) -> Series | None:
+        """The series with these labels."""
+        return self._by_labels.get(labels)
 
-    def insert(
-        self, labels: SeriesLabels, *, number: int, value: int, created_seconds: float
-    ) -> None:
-        """Begins a series."""
-        self._slots[labels] = len(self._labels)
-        self._labels.append(labels)
-        self._numbers.append(number)
-        self._values.append(value & _MASK)
+    def insert(self, labels: SeriesLabels, *, first_number: int, created_seconds: float) -> Series:
+        """Begins a series at 0; it takes one number for each counter, from `first_number` on."""
+        series = self._by_labels[labels] = Series(labels=labels, slot=len(self._series))
+        self._series.append(series)
+        for number, (numbers, values) in enumerate(
+            zip(self._numbers, self._values, strict=True), first_number
+        ):
+            numbers.append(number)
+            values.append(0)
         self._created.append(created_seconds)
-        self._changed.add(labels)
         self._frozen = None
+        self.mark_changed(series)
+        return series
 
-    def remove(self, labels: SeriesLabels) -> None:
+    def add(self, series: Series, counter: int, amount: int) -> None:
+        """Adds to the counter with this index."""
+        values = self._values[counter]
+        values[series.slot] = (values[series.slot] + amount) & _MASK
+        if not series.is_changed:
+            self.mark_changed(series)
+
+    def mark_changed(self, series: Series) -> None:
+        """Puts a series into the next `take_changed`."""
+        series.is_changed = True
+        self._changed.append(series)
+
+    def remove(self, series: Series) -> None:
         """Ends a series; the last one takes its place."""
-        slot = self._slots.pop(labels)
-        moved = self._labels.pop()
-        number, value, created = self._numbers.pop(), self._values.pop(), self._created.pop()
-        if slot < len(self._labels):
-            self._slots[moved] = slot
-            self._labels[slot] = moved
-            self._numbers[slot] = number
-            self._values[slot] = value
-            self._created[slot] = created
-        self._changed.discard(labels)
+        del self._by_labels[series.labels]
+        last = self._series.pop()
+        slot, last.slot = series.slot, series.slot
+        created_seconds = self._created.pop()
+        tops = [(column, column.pop()) for column in (*self._numbers, *self._values)]
+        if last is not series:
+            self._series[slot] = last
+            self._created[slot] = created_seconds
+            for column, value in tops:
+                column[slot] = value
+        series.slot = -1
         self._frozen = None
 
-    def freeze(self) -> CounterColumn:
-        """A copy that stays as it is."""
+    def freeze(self) -> tuple[CounterColumn, ...]:
+        """Copies that stay as they are, one for each counter."""
         if self._frozen is None:
-            self._frozen = (tuple(self._labels), self._numbers[:], self._created[:])
-        labels, numbers, created = self._frozen
-        return CounterColumn(
-            labels=labels, numbers=numbers, values=self._values[:], created_seconds=created
+            labels = tuple(series.labels for series in self._series)
+            created = self._created[:]
+            self._frozen = tuple(
+                CounterColumn(
+                    labels=labels, numbers=numbers[:], values=array("Q"), created_seconds=created
+                )
+                for numbers in self._numbers
+            )
+        return tuple(
+            CounterColumn(
+                labels=frozen.labels,
+                numbers=frozen.numbers,
+                values=values[:],
+                created_seconds=frozen.created_seconds,
+            )
+            for frozen, values in zip(self._frozen, self._values, strict=True)
         )
 
-    def take_changed(self, metric: str) -> list[CounterTotal]:
-        """The totals that have changed since the last call, under the metric's name."""
+    def take_changed(self) -> list[CounterTotal]:
+        """The totals of the series that have changed since the last call."""
         totals = []
-        for labels in self._changed:
-            slot = self._slots[labels]
-            totals.append(
-                CounterTotal(
-                    metric=metric,
-                    labels=labels,
-                    value=self._values[slot],
-                    created_seconds=self._created[slot],
-                ),
-            )
+        for series in self._changed:
+            series.is_changed = False
+            if series.slot < 0:
+                continue
+            for metric, values in zip(self._metrics, self._values, strict=True):
+                totals.append(
+                    CounterTotal(
+                        metric=metric,
+                        labels=series.labels,
+                        value=values[series.slot],
+                        created_seconds=self._created[series.slot],
+                    ),
+                )
         self._changed.clear()
         return totals
-
-    def forget_change(self, labels: SeriesLabels) -> None:
-        """Leaves a series out of the next `take_changed`: it is known there already."""
-        self._changed.discard(labels)

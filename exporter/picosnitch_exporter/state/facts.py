@@ -1,0 +1,170 @@
+"""What is known of executables: first and last seen, name, parent, size, verdict."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from picosnitch_exporter import catalog
+from picosnitch_exporter.model import (
+    ExecutableFacts,
+    KnownExecutable,
+    Sha256,
+    VirusTotalResult,
+)
+from picosnitch_exporter.state.cardinality import Counts, Subject
+
+MAX_REMEMBERED = 65_536
+"""Executables whose first sight is remembered beyond their series, and those without series that
+one commit can speak of: 30 MB if all were in use."""
+
+
+# Not frozen: it is written with each record.
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Fact:
+    known: KnownExecutable
+    last_seen_seconds: float
+    number: int = 0
+    """Of `exposed`; 0 where that is to be numbered anew."""
+    exposed: ExecutableFacts | None = None
+    is_changed: bool = False
+
+
+class Facts:
+    """The facts of each executable with series, and when those without were first seen.
+
+    Part of `Store`, which locks.
+    """
+
+    def __init__(self, *, health: Counts, max_remembered: int = MAX_REMEMBERED) -> None:
+        self._health = health
+        self._max_remembered = max_remembered
+        self._facts: dict[Subject, _Fact] = {}
+        self._first_seen: OrderedDict[Subject, float] = OrderedDict()
+        self._verdicts: dict[Sha256, VirusTotalResult] = {}
+        self._changed: list[_Fact] = []
+        # What the next commit has to tell of executables that have no facts (any more).
+        self._departed: dict[Subject, KnownExecutable] = {}
+        self._frozen: tuple[ExecutableFacts, ...] | None = ()
+
+    def touch(self, subject: Subject, *, name: str, time_seconds: float) -> bool:
+        """Notes that the executable was seen again; False where it is not known."""
+        fact = self._facts.get(subject)
+        if fact is None:
+            return False
+        fact.last_seen_seconds = max(fact.last_seen_seconds, time_seconds)
+        if time_seconds < fact.known.first_seen_seconds or (name and not fact.known.name):
+            # The labels change only if its first process was introduced too late to be named.
+            if not fact.known.name and name:
+                fact.number = 0
+            first_seen = min(fact.known.first_seen_seconds, time_seconds)
+            fact.known = replace(
+                fact.known, name=fact.known.name or name, first_seen_seconds=first_seen
+            )
+        self._mark_changed(fact)
+        return True
+
+    def begin(self, known: KnownExecutable, *, is_exposed: bool) -> None:
+        """Notes an executable for the first time, or again after it was dropped."""
+        subject = (known.executable, known.workload)
+        first_seen = min(known.first_seen_seconds, self._first_seen.get(subject, float("inf")))
+        self._remember(subject, first_seen)
+        known = replace(known, first_seen_seconds=first_seen)
+        if not is_exposed:
+            self._tell(subject, known)
+            return
+        self._mark_changed(self._insert(known))
+
+    def restore(self, known: KnownExecutable) -> None:
+        """Takes over the facts from an earlier run."""
+        self._insert(known)
+        self._frozen = None
+
+    def remember(self, executables: Iterable[KnownExecutable]) -> None:
+        """Takes over when executables were first seen; the last ones are kept longest."""
+        for known in executables:
+            self._remember((known.executable, known.workload), known.first_seen_seconds)
+
+    def judge(self, sha256: Sha256, result: VirusTotalResult) -> None:
+        """Notes what VirusTotal says of a content."""
+        for fact in self._facts.values():
+            if fact.known.executable.sha256 == sha256:
+                self._verdicts[sha256] = result
+                fact.exposed = None
+        self._frozen = None
+
+    def drop(self, subject: Subject) -> None:
+        """Forgets the facts of an executable, but not when it was first seen."""
+        fact = self._facts.pop(subject, None)
+        if fact is None:
+            return
+        if fact.is_changed:
+            self._tell(subject, _current(fact))
+        self._frozen = None
+        sha256 = fact.known.executable.sha256
+        if sha256 in self._verdicts and not any(
+            other.known.executable.sha256 == sha256 for other in self._facts.values()
+        ):
+            del self._verdicts[sha256]
+
+    def freeze(self, next_number: Callable[[], int]) -> tuple[ExecutableFacts, ...]:
+        """All facts, as values that stay as they are."""
+        if self._frozen is None:
+            self._frozen = tuple(self._expose(fact, next_number) for fact in self._facts.values())
+        return self._frozen
+
+    def take_changed(self) -> tuple[KnownExecutable, ...]:
+        """What has become known since the last call."""
+        for fact in self._changed:
+            fact.is_changed = False
+            if self._facts.get((fact.known.executable, fact.known.workload)) is fact:
+                self._departed[fact.known.executable, fact.known.workload] = _current(fact)
+        self._changed.clear()
+        changed = tuple(self._departed.values())
+        self._departed.clear()
+        return changed
+
+    def _insert(self, known: KnownExecutable) -> _Fact:
+        subject = (known.executable, known.workload)
+        fact = _Fact(known=known, last_seen_seconds=known.last_seen_seconds)
+        self._facts[subject] = fact
+        return fact
+
+    def _expose(self, fact: _Fact, next_number: Callable[[], int]) -> ExecutableFacts:
+        if fact.exposed is None:
+            fact.number = fact.number or next_number()
+            known = fact.known
+            fact.exposed = ExecutableFacts(
+                number=fact.number,
+                executable=known.executable,
+                workload=known.workload,
+                name=known.name,
+                parent=known.parent,
+                size_bytes=known.size_bytes,
+                first_seen_seconds=known.first_seen_seconds,
+                last_seen_seconds=fact.last_seen_seconds,
+                virustotal=self._verdicts.get(known.executable.sha256, VirusTotalResult()),
+            )
+        return fact.exposed
+
+    def _mark_changed(self, fact: _Fact) -> None:
+        self._frozen = None
+        fact.exposed = None
+        if not fact.is_changed:
+            fact.is_changed = True
+            self._changed.append(fact)
+
+    def _remember(self, subject: Subject, first_seen_seconds: float) -> None:
+        self._first_seen[subject] = first_seen_seconds
+        self._first_seen.move_to_end(subject)
+        if len(self._first_seen) > self._max_remembered:
+            self._first_seen.popitem(last=False)
+
+    def _tell(self, subject: Subject, known: KnownExecutable) -> None:
+        if subject not in self._departed and len(self._departed) >= self._max_remembered:
+            self._health.count(catalog.EVENTS_LOST, ("state", "executables_full"))
+            return
+        self._departed[subject] = known
+
+
+def _current(fact: _Fact) -> KnownExecutable:
+    return replace(fact.known, last_seen_seconds=fact.last_seen_seconds)
