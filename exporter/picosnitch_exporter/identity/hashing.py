@@ -121,11 +121,6 @@ class Hasher:
         """Descriptors that are open here."""
         return self._pending
 
-    @property
-    def room(self) -> int:
-        """Descriptors that would be taken."""
-        return self._capacity - self._pending
-
     def submit(
         self, descriptor: int, *, ticket: int, size_bytes: int, modified_ns: int, urgency: int
     ) -> None:

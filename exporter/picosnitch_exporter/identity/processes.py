@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from picosnitch_exporter.identity.registry import Version
+from picosnitch_exporter.identity.versions import Version
 from picosnitch_exporter.model import FileIdentity, ProcessKey, Program
 from picosnitch_exporter.stream import CommandLine
 from picosnitch_exporter.wire import ProcessFlag, ProcessRecord

@@ -4,19 +4,16 @@ import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
 from picosnitch_exporter.identity.hashing import HashOutcome
+from picosnitch_exporter.identity.versions import Chain, Version, VersionState
 from picosnitch_exporter.model import UNHASHED, FileIdentity, KnownFile, Sha256
 from picosnitch_exporter.stream import ExecutableSeen
 
 MAX_IDENTITIES = 65_536
 """Files whose versions are remembered, and as many contents with their stamps: 50 MB if all of
 them were in use. What is used least recently goes first, and a process keeps what it ran."""
-MAX_VERSIONS = 16
-"""Of one file. A process that ran an older one and was never heard of gets no hash."""
 GRACE_NS = 2_000_000_000
 """How long a file that traffic speaks of may take to be shown."""
 STALLED_NS = 120_000_000_000
@@ -28,42 +25,6 @@ showing it (their granularity goes from 1 ms to the 2 s of FAT): equal stamps pr
 KERNEL_PATH = "[kernel]"
 _MIN_WANTED = 0
 _UNWANTED = 1
-
-
-class VersionState(StrEnum):
-    """Whether the hash of a version is known."""
-
-    PENDING = "pending"
-    HASHED = "hashed"
-    IMPOSSIBLE = "impossible"
-
-
-# Not frozen: it is settled once. Compared by identity, as it is a dictionary key for who waits.
-@dataclass(slots=True, kw_only=True, eq=False)
-class Version:
-    """One content of one file. Only the registry changes it."""
-
-    identity: FileIdentity
-    seen_ns: int = 0
-    """CLOCK_BOOTTIME from which on processes ran it; 0 while nobody has shown it."""
-    path: str = ""
-    """As the host sees it; empty where unknown."""
-    size_bytes: int = 0
-    modified_ns: int = 0
-    changed_ns: int = 0
-    state: VersionState = VersionState.PENDING
-    sha256: Sha256 = UNHASHED
-    reason: str = ""
-    """Why it is impossible: gone, kernel, modified, queue_full, ... or the sensor's reason."""
-    is_racy: bool = False
-    ticket: int = 0
-    """Of the hasher; 0 where it has no descriptor."""
-    is_wanted: bool = False
-
-    @property
-    def is_settled(self) -> bool:
-        """Hashed, or known to be impossible."""
-        return self.state is not VersionState.PENDING
 
 
 class HashQueue(Protocol):
@@ -82,14 +43,6 @@ class HashQueue(Protocol):
 
 
 _Stamps = tuple[FileIdentity, int, int, int]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Chain:
-    """The versions of one file, oldest first."""
-
-    versions: list[Version] = field(default_factory=list)
-    is_cut: bool = False
 
 
 class Registry:
@@ -115,7 +68,7 @@ class Registry:
         self._max_identities = max_identities
         self._grace_ns = grace_ns
         self._stalled_ns = stalled_ns
-        self._chains: OrderedDict[FileIdentity, _Chain] = OrderedDict()
+        self._chains: OrderedDict[FileIdentity, Chain] = OrderedDict()
         self._known: OrderedDict[_Stamps, KnownFile] = OrderedDict()
         self._tickets: dict[int, Version] = {}
         self._last_ticket = 0
@@ -129,9 +82,6 @@ class Registry:
             path=KERNEL_PATH,
             state=VersionState.IMPOSSIBLE,
             reason="kernel",
-        )
-        self._forgotten = Version(
-            identity=self.kernel.identity, state=VersionState.IMPOSSIBLE, reason="forgotten"
         )
 
     def restore(self, files: Iterable[KnownFile]) -> None:
@@ -161,7 +111,10 @@ class Registry:
             chain.versions.append(version)
             self._unseen.append((self._clock() + self._grace_ns, version))
             return version
-        version = self._choose(chain, exec_ns)
+        version = chain.choose(exec_ns)
+        if version is None:
+            version = chain.forgotten = Version(identity=identity, path=chain.versions[0].path)
+            self._settle(version, reason="forgotten")
         if not version.is_wanted:
             version.is_wanted = True
             if version.ticket and not version.is_settled:
@@ -171,8 +124,8 @@ class Registry:
     def seen(self, frame: ExecutableSeen, descriptor: int | None) -> Version:
         """Notes that a file is executed; the descriptor becomes the registry's to close."""
         chain = self._chain(frame.identity)
-        latest = chain.versions[-1] if chain.versions else None
-        if latest is not None and self._is_same(latest, frame):
+        latest = chain.latest
+        if latest is not None and latest.is_same(frame):
             if descriptor is not None:
                 if latest.ticket or latest.is_settled:
                     os.close(descriptor)
@@ -182,7 +135,7 @@ class Registry:
         if frame.reason and latest is not None and (latest.seen_ns or latest.is_settled):
             # It could not be opened (again), which says nothing about what was seen before.
             return latest
-        version = self._begin(chain, frame)
+        version = chain.begin(frame, is_racy=self._is_racy(frame))
         known = None if version.is_racy else self._known.get(_stamps(version))
         if known is not None:
             self._known.move_to_end(_stamps(version))
@@ -240,10 +193,10 @@ class Registry:
             if not version.is_settled:
                 self._settle(version, reason="stalled")
 
-    def _chain(self, identity: FileIdentity) -> _Chain:
+    def _chain(self, identity: FileIdentity) -> Chain:
         chain = self._chains.get(identity)
         if chain is None:
-            chain = self._chains[identity] = _Chain()
+            chain = self._chains[identity] = Chain()
             if len(self._chains) > self._max_identities:
                 # Whoever waits for a version of it is still told: it is in a queue above.
                 self._chains.popitem(last=False)
@@ -251,48 +204,8 @@ class Registry:
             self._chains.move_to_end(identity)
         return chain
 
-    def _choose(self, chain: _Chain, exec_ns: int) -> Version:
-        for version in reversed(chain.versions):
-            if version.seen_ns <= exec_ns:
-                return version
-        return self._forgotten if chain.is_cut else chain.versions[0]
-
-    def _is_same(self, version: Version, frame: ExecutableSeen) -> bool:
-        return (
-            version.seen_ns > 0
-            and version.state is not VersionState.IMPOSSIBLE
-            and not version.is_racy
-            and not frame.reason
-            and version.size_bytes == frame.size_bytes
-            and version.modified_ns == frame.modified_ns
-            and version.changed_ns == frame.changed_ns
-            and version.path == os.fsdecode(frame.path)
-        )
-
-    def _begin(self, chain: _Chain, frame: ExecutableSeen) -> Version:
-        """The version that the frame speaks of: a new one, or the one that somebody waits for."""
-        latest = chain.versions[-1] if chain.versions else None
-        previous_ns = latest.seen_ns if latest is not None else 0
-        if latest is None or latest.seen_ns or latest.is_settled:
-            is_belated = latest is not None and (
-                latest.state is VersionState.IMPOSSIBLE and frame.seen_ns <= latest.seen_ns
-            )
-            if is_belated or (latest is not None and not latest.seen_ns):
-                # Given up too early: what runs on from then gets the hash after all.
-                chain.versions.pop()
-            latest = Version(identity=frame.identity)
-            chain.versions.append(latest)
-        latest.seen_ns = max(frame.seen_ns, previous_ns, 1)
-        latest.path = os.fsdecode(frame.path)
-        latest.size_bytes = frame.size_bytes
-        latest.modified_ns = frame.modified_ns
-        latest.changed_ns = frame.changed_ns
-        changed_ns = max(frame.changed_ns, frame.modified_ns)
-        latest.is_racy = self._wall_clock() - changed_ns < RACY_NS
-        if len(chain.versions) > MAX_VERSIONS:
-            del chain.versions[0]
-            chain.is_cut = True
-        return latest
+    def _is_racy(self, frame: ExecutableSeen) -> bool:
+        return self._wall_clock() - max(frame.changed_ns, frame.modified_ns) < RACY_NS
 
     def _submit(self, version: Version, descriptor: int) -> None:
         self._last_ticket += 1

@@ -4,24 +4,21 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from picosnitch_exporter import catalog
-from picosnitch_exporter.identity.addresses import address_text, protocol_name, scope_of
 from picosnitch_exporter.identity.processes import (
     GRACE_NS,
     CommandLineSource,
     Process,
     ProcessTable,
 )
-from picosnitch_exporter.identity.registry import Registry, Version
+from picosnitch_exporter.identity.registry import Registry
+from picosnitch_exporter.identity.versions import Version
 from picosnitch_exporter.model import (
-    HOST,
     NO_PROGRAM,
-    UNHASHED,
-    AttributedFlow,
     Executable,
     ProcessKey,
     Program,
-    SeriesLabels,
 )
+from picosnitch_exporter.state.books import Books, Lineage, RowSink
 from picosnitch_exporter.state.cardinality import Counts
 from picosnitch_exporter.state.held import Event, Held, Waiting, merge
 from picosnitch_exporter.state.naming import (
@@ -33,33 +30,12 @@ from picosnitch_exporter.state.naming import (
 )
 from picosnitch_exporter.state.store import Store
 from picosnitch_exporter.stream import CommandLine, ExecutableSeen
-from picosnitch_exporter.wire import FlowFlag, FlowRecord, ProcessFlag, ProcessRecord, UnseenRecord
+from picosnitch_exporter.wire import FlowRecord, ProcessFlag, ProcessRecord, UnseenRecord
 
 MAX_HELD = 65_536
 """Connections that wait for a hash or a name: 60 MB if there were so many."""
 _GENERATIONS = 3
 """That are logged: the process, its parent and its grandparent."""
-_NOBODY = Executable(sha256=UNHASHED, exe="")
-_UNSEEN_KINDS = {17: "packet_ring", 44: "xdp"}
-"""By address family: AF_PACKET, AF_XDP."""
-
-
-class RowSink(Protocol):
-    """What takes the rows: `log.rows.Windows`."""
-
-    def add(self, flow: AttributedFlow, /) -> None:
-        """Takes what moved on a connection."""
-
-    def add_execution(
-        self,
-        program: Program,
-        *,
-        parent: Program,
-        grandparent: Program,
-        uid: int,
-        container: str,
-    ) -> None:
-        """Takes that an executable ran ('Every exe')."""
 
 
 class Measures(Counts, Protocol):
@@ -95,11 +71,9 @@ class Attributor:
     ) -> None:
         self._registry = registry
         self._processes = processes
-        self._store = store
-        self._rows = rows
+        self._books = Books(store=store, rows=rows, health=health, to_unix=to_unix)
         self._health = health
         self._clock = clock
-        self._to_unix = to_unix
         self._workloads = workloads or HostOnly()
         self._max_held = max_held
         self._grace_ns = grace_ns
@@ -119,7 +93,7 @@ class Attributor:
         held.flow = merge(held.flow, record)
         held.time_ns = held.flow.time_ns
         if held.executable is not None:
-            self._count(held, record)
+            self._books.count(held, held.executable, record)
 
     def process(self, record: ProcessRecord) -> None:
         """Takes in who somebody is."""
@@ -235,13 +209,13 @@ class Attributor:
             if not version.is_settled and not held.is_forced:
                 self._waiting.put(held, version)
                 return
-            self._name(held, version)
+            held.executable = self._name(held, version)
         if held.unseen is not None:
-            self._count_unseen(held)
+            self._books.count_unseen(held, held.executable, held.unseen)
             return
-        ancestors = self._ancestors(held)
-        if ancestors is not None:
-            self._finish(held, *ancestors)
+        lineage = self._lineage(held)
+        if lineage is not None:
+            self._books.log(held, held.executable, lineage)
 
     def _waits_for_process(self, held: Held) -> bool:
         return not held.is_forced and not held.is_impatient and self._clock() < held.grace_ends_ns
@@ -259,65 +233,19 @@ class Attributor:
             return version_of(process, self._registry)
         return self._registry.version_of(held.identity, exec_ns=process.exec_ns)
 
-    def _name(self, held: Held, version: Version) -> None:
+    def _name(self, held: Held, version: Version) -> Executable:
+        """Fixes the labels, and enters what moved under them."""
         process = held.process
-        held.workload, held.container = HOST, ""
         if process is not None:
             held.workload, held.container = self._workloads.workload_of(process)
-        held.executable = label(version, name=process.name if process is not None else "")
         if not version.is_settled:
             self._health.count(catalog.UNHASHED_EXECUTABLES, ("not_awaited",))
+        executable = label(version, name=process.name if process is not None else "")
         if held.flow is not None:
-            self._count(held, held.flow)
+            self._books.count(held, executable, held.flow)
+        return executable
 
-    def _count(self, held: Held, flow: FlowRecord) -> None:
-        """Adds one difference to the totals."""
-        if held.executable is None or held.workload is None:
-            raise AssertionError("counted before it was named")
-        time_seconds = self._to_unix(flow.time_ns)
-        labels = SeriesLabels(
-            executable=held.executable,
-            workload=held.workload,
-            protocol=protocol_name(flow.protocol, family=flow.family),
-            scope=scope_of(flow.remote_address),
-        )
-        if flow.transmit_bytes or flow.receive_bytes:
-            self._store.add_traffic(
-                labels,
-                transmit_bytes=flow.transmit_bytes,
-                receive_bytes=flow.receive_bytes,
-                time_seconds=time_seconds,
-            )
-        if flow.connections:
-            directed = SeriesLabels(
-                executable=labels.executable,
-                workload=labels.workload,
-                protocol=labels.protocol,
-                scope=labels.scope,
-                direction=flow.direction,
-            )
-            self._store.add_connections(directed, flow.connections, time_seconds=time_seconds)
-        if flow.connect_failures:
-            self._store.add_failures(labels, flow.connect_failures, time_seconds=time_seconds)
-
-    def _count_unseen(self, held: Held) -> None:
-        if held.unseen is None or held.executable is None or held.workload is None:
-            raise AssertionError("counted before it was named")
-        kind = _UNSEEN_KINDS.get(held.unseen.family, f"af-{held.unseen.family}")
-        executable, workload = held.executable, held.workload
-        self._health.count(
-            catalog.UNSEEN_SOCKETS,
-            (
-                executable.sha256,
-                executable.exe,
-                workload.namespace,
-                workload.pod,
-                workload.container,
-                kind,
-            ),
-        )
-
-    def _ancestors(self, held: Held) -> tuple[Program, Program, Program] | None:
+    def _lineage(self, held: Held) -> Lineage | None:
         """Process, parent and grandparent; None where one of them has to be waited for."""
         programs: list[Program] = []
         process = held.process
@@ -345,65 +273,4 @@ class Attributor:
             process.source is CommandLineSource.NONE
             and not process.is_kernel
             and self._clock() < process.known_ns + self._grace_ns
-        )
-
-    def _finish(self, held: Held, program: Program, parent: Program, grandparent: Program) -> None:
-        executable, workload, process = held.executable, held.workload, held.process
-        if executable is None or workload is None:
-            raise AssertionError("logged before it was named")
-        if (program.exe, program.sha256) != (executable.exe, executable.sha256):
-            # The label stands since it was counted, whatever has become known since.
-            program = Program(
-                exe=executable.exe,
-                name=program.name,
-                cmdline=program.cmdline,
-                sha256=executable.sha256,
-            )
-        self._store.see(
-            executable,
-            workload,
-            name=program.name,
-            parent=Executable(sha256=parent.sha256, exe=parent.exe) if parent.exe else _NOBODY,
-            size_bytes=held.version.size_bytes if held.version is not None else 0,
-            time_seconds=self._to_unix(held.time_ns),
-        )
-        if held.flow is not None:
-            self._rows.add(self._attributed(held, held.flow, (program, parent, grandparent)))
-        elif process is not None:
-            self._rows.add_execution(
-                program,
-                parent=parent,
-                grandparent=grandparent,
-                uid=process.uid,
-                container=held.container,
-            )
-
-    def _attributed(
-        self, held: Held, flow: FlowRecord, programs: tuple[Program, Program, Program]
-    ) -> AttributedFlow:
-        return AttributedFlow(
-            time_seconds=self._to_unix(flow.time_ns),
-            cookie=flow.cookie,
-            owner=flow.owner,
-            program=programs[0],
-            parent=programs[1],
-            grandparent=programs[2],
-            workload=held.workload or HOST,
-            uid=flow.uid,
-            protocol=protocol_name(flow.protocol, family=flow.family),
-            scope=scope_of(flow.remote_address),
-            direction=flow.direction,
-            local_address=address_text(flow.local_address),
-            remote_address=address_text(flow.remote_address),
-            local_port=flow.local_port,
-            remote_port=flow.remote_port,
-            netns=flow.netns,
-            container=held.container,
-            transmit_bytes=flow.transmit_bytes,
-            receive_bytes=flow.receive_bytes,
-            transmit_calls=flow.transmit_calls,
-            receive_calls=flow.receive_calls,
-            connections=flow.connections,
-            connect_failures=flow.connect_failures,
-            is_final=bool(flow.flags & FlowFlag.FINAL),
         )

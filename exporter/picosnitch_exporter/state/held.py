@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from picosnitch_exporter.identity.processes import Process
-from picosnitch_exporter.identity.registry import Version
-from picosnitch_exporter.model import Executable, FileIdentity, ProcessKey, Workload
+from picosnitch_exporter.identity.versions import Version
+from picosnitch_exporter.model import HOST, Executable, FileIdentity, ProcessKey, Workload
 from picosnitch_exporter.wire import FlowFlag, FlowRecord, UnseenRecord
 
 Event = ProcessKey | Version
@@ -28,7 +28,7 @@ class Held:
     version: Version | None = None
     executable: Executable | None = None
     """Its label, from the moment on in which it is counted."""
-    workload: Workload | None = None
+    workload: Workload = HOST
     container: str = ""
     is_impatient: bool = False
     """Waits for no process any more."""

@@ -3,7 +3,8 @@
 from typing import Protocol
 
 from picosnitch_exporter.identity.processes import Process
-from picosnitch_exporter.identity.registry import Registry, Version, VersionState
+from picosnitch_exporter.identity.registry import Registry
+from picosnitch_exporter.identity.versions import Version, VersionState
 from picosnitch_exporter.model import HOST, Executable, Program, Workload
 
 UNKNOWN_PATH = "[unknown]"
