@@ -243,7 +243,7 @@ class Generator:
     """The compiled program, to be copied: each copy is an executable of its own."""
 
     def __init__(self, *, folder: Path, binary: bytes) -> None:
-        self._folder = folder
+        self.folder = folder
         self._binary = binary
         self._copies = 0
 
@@ -268,7 +268,7 @@ class Generator:
         self._copies += 1
         # Behind the end of an ELF file the loader reads nothing.
         content = self._binary + f"\n{name} {self._copies} {os.getpid()}\n".encode()
-        path = (folder or self._folder) / f"{name}-{self._copies}"
+        path = (folder or self.folder) / f"{name}-{self._copies}"
         path.write_bytes(content)
         path.chmod(0o755)
         return Program(path=path, sha256=hashlib.sha256(content).hexdigest())
