@@ -21,7 +21,6 @@ from picosnitch_exporter import logging_format, privileges
 from picosnitch_exporter.errors import (
     PeerGoneError,
     PicosnitchError,
-    RequirementError,
     StorageError,
 )
 from picosnitch_exporter.logging_format import Event
@@ -46,10 +45,7 @@ def run(settings: Settings) -> int:
     PicosnitchError
         if it can't start, or one of the processes has failed.
     """
-    if os.geteuid() != 0:
-        raise RequirementError(
-            "BPF programs need privileges: run as root (sudo picosnitch-exporter run)"
-        )
+    loader = Loader(settings.bpf, every_exe=settings.identity.every_exe)
     account = privileges.find_account(settings.storage.user)
     prepare_storage(settings.storage.path, account)
     logging_format.configure(settings.logging, process="sensor")
@@ -63,7 +59,9 @@ def run(settings: Settings) -> int:
         exporter_end.close()
         for sock in listening:
             sock.close()
-        return _run_sensor(settings, sensor_end, stop_signals=stop_signals, child=child)
+        return _run_sensor(
+            settings, sensor_end, loader=loader, stop_signals=stop_signals, child=child
+        )
 
 
 def detach(settings: Settings) -> int:
@@ -161,10 +159,15 @@ def _become_exporter(
 
 
 def _run_sensor(
-    settings: Settings, sensor_end: socket.socket, *, stop_signals: int, child: int
+    settings: Settings,
+    sensor_end: socket.socket,
+    *,
+    loader: Loader,
+    stop_signals: int,
+    child: int,
 ) -> int:
     try:
-        sensor = Sensor(settings, sensor_end, stop_signals=stop_signals)
+        sensor = Sensor(settings, sensor_end, loader=loader, stop_signals=stop_signals)
     except BaseException:
         sensor_end.close()
         _await_child(child)

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _VERIFIER_LINES = 12
 _MESSAGE_BYTES = 64 * 1024
 _OBJECT_NAME = b"picosnitch"
+_BPF_TRACE_RAW_TP = 23  # enum bpf_attach_type
 
 _PrintFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -100,6 +101,7 @@ def _open_library() -> ctypes.CDLL:
     for function, result, arguments in (
         ("libbpf_set_print", pointer, (_PrintFunction,)),
         ("libbpf_num_possible_cpus", integer, ()),
+        ("libbpf_find_vmlinux_btf_id", integer, (name, integer)),
         ("bpf_object__open_mem", pointer, (pointer, size, pointer)),
         ("bpf_object__load", integer, (pointer,)),
         ("bpf_object__close", None, (pointer,)),
@@ -177,6 +179,12 @@ class Library:
         self.messages = _Messages()
         self.call.libbpf_set_print(self.messages.function)
         self.cpus: int = self.call.libbpf_num_possible_cpus()
+
+    def has_tracepoint(self, name: str) -> bool:
+        """Whether the running kernel's BTF knows a tracepoint."""
+        found: int = self.call.libbpf_find_vmlinux_btf_id(name.encode(), _BPF_TRACE_RAW_TP)
+        self.messages.take()
+        return found > 0
 
     def fail(self, what: str) -> KernelError:
         """The error of the call that has just failed, in words."""

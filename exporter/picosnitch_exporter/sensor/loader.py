@@ -20,12 +20,11 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from picosnitch_exporter.errors import KernelError, RequirementError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.sensor import mounts
+from picosnitch_exporter.sensor import mounts, requirements
 from picosnitch_exporter.sensor.control import SIZE as CONTROL_BYTES
 from picosnitch_exporter.sensor.control import Control
 from picosnitch_exporter.sensor.libbpf import (
@@ -36,6 +35,7 @@ from picosnitch_exporter.sensor.libbpf import (
     get_pinned,
     pin,
 )
+from picosnitch_exporter.sensor.object_file import read_object
 from picosnitch_exporter.sensor.plan import MAPS, TRACEPOINT_PLAN, Hook, Target
 from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.sensor.ring import Ring
@@ -44,7 +44,6 @@ from picosnitch_exporter.wire import WIRE_VERSION
 
 _log = logging.getLogger(__name__)
 
-OBJECT_NAME = "picosnitch.bpf.o"
 PAGE_BYTES = 4096
 _FLOW_IDLE_ROUNDS = 4
 """Of 15 s each, see drain.EXPIRE_SECONDS."""
@@ -67,23 +66,6 @@ class KernelSide:
     """Where all of it is pinned; None where bpffs can't be had."""
 
 
-def read_object() -> tuple[bytes, Path]:
-    """The built BPF object and where it was found.
-
-    Raises
-    ------
-    RequirementError
-        if it was not built.
-    """
-    path = Path(str(resources.files("picosnitch_exporter.sensor") / OBJECT_NAME))
-    try:
-        return path.read_bytes(), path
-    except OSError as error:
-        raise RequirementError(
-            f"the BPF object {path} is missing: make setup (or reinstall the package)"
-        ) from error
-
-
 class Loader:
     """Brings up the kernel side.
 
@@ -98,7 +80,10 @@ class Loader:
     def __init__(self, settings: BpfSettings, *, every_exe: bool) -> None:
         self._settings = settings
         self._every_exe = every_exe
+        requirements.require_capabilities()
+        requirements.require_btf()
         self._library = Library()
+        requirements.require_tracepoints(self._library)
         self._image, self._source = read_object()
         self._build = hashlib.sha256(self._image).hexdigest()[:8]
         self._lock: int | None = None

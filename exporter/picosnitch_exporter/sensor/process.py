@@ -58,7 +58,9 @@ class _Queued:
 class Sensor:
     """One run of the sensor; `stop_signals` is a descriptor that is readable once it should end."""
 
-    def __init__(self, settings: Settings, end: socket.socket, *, stop_signals: int) -> None:
+    def __init__(
+        self, settings: Settings, end: socket.socket, *, loader: Loader, stop_signals: int
+    ) -> None:
         self._settings = settings
         self._channel = Channel(end, receives=FROM_EXPORTER)
         end.settimeout(0)
@@ -66,8 +68,7 @@ class Sensor:
         self._procfs = Procfs()
         self._queue: deque[_Queued] = deque()
         self._lost: Tally[tuple[str, str]] = Tally()
-        self._loader = Loader(settings.bpf, every_exe=settings.identity.every_exe)
-        self._side: KernelSide = self._loader.start()
+        self._side: KernelSide = loader.start()
         try:
             self._execs = ExecWatch(
                 fanotify=Fanotify(),
@@ -78,9 +79,7 @@ class Sensor:
         except BaseException:
             self.remove()
             raise
-        self._drain = Drain(
-            self._side, self._loader.library, position=self._side.ring.consumer_position
-        )
+        self._drain = Drain(self._side, loader.library, position=self._side.ring.consumer_position)
         self._epoll = select.epoll()
         self.is_ready = False
         """Whether it has got so far that its pins are worth keeping."""

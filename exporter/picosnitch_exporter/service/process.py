@@ -133,6 +133,7 @@ class ExporterProcess:
         self._next_commit = 0.0
         self._next_stale = 0.0
         self._is_stopping = False
+        self._is_greeted = False
 
     def run(self) -> int:
         """Until the sensor says stop; 0, or an exception."""
@@ -147,9 +148,11 @@ class ExporterProcess:
             raise PicosnitchError(
                 f"a part of the exporter has failed: {self._failure}"
             ) from self._failure
-        if not self._is_stopping:
-            raise PeerGoneError("the sensor process has ended")
-        return 0
+        if self._is_stopping:
+            return 0
+        if not self._is_greeted:
+            return 1  # the sensor could not start, and says why itself
+        raise PeerGoneError("the sensor process has ended")
 
     def _restore(self) -> None:
         """Takes over what the run before has left: the database first, then the journal."""
@@ -226,6 +229,7 @@ class ExporterProcess:
                 raise WireError(f"a {type(frame).__name__} frame from the sensor")
 
     def _greet(self, hello: Hello) -> None:
+        self._is_greeted = True
         report_hello(self._health, hello)
         intake = self._intake
         known = intake.instance == hello.instance

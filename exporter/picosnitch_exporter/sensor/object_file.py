@@ -1,0 +1,25 @@
+"""The built BPF object, where the package has it."""
+
+from importlib import resources
+from pathlib import Path
+
+from picosnitch_exporter.errors import RequirementError
+
+OBJECT_NAME = "picosnitch.bpf.o"
+
+
+def read_object() -> tuple[bytes, Path]:
+    """The built BPF object and where it was found.
+
+    Raises
+    ------
+    RequirementError
+        if it was not built.
+    """
+    path = Path(str(resources.files("picosnitch_exporter.sensor") / OBJECT_NAME))
+    try:
+        return path.read_bytes(), path
+    except OSError as error:
+        raise RequirementError(
+            f"the BPF object {path} is missing: make setup (or reinstall the package)"
+        ) from error
