@@ -61,8 +61,9 @@ def save(
     commit: Commit,
     *,
     now: float,
-) -> None:
-    """Everything of a commit but its rows."""
+) -> tuple[KnownExecutable, ...]:
+    """Saves all of a commit but its rows; returns the executables that were never saved before."""
+    new = tuple(_unknown(connection, dictionary, commit.executables))
     _save_totals(connection, dictionary, commit.totals, now)
     _save_executables(connection, dictionary, commit.executables)
     _save_files(connection, commit.files, now)
@@ -74,6 +75,7 @@ def save(
             "ring_position": str(commit.ring_position),
         },
     )
+    return new
 
 
 def load(connection: sqlite3.Connection) -> Persisted:
@@ -182,6 +184,23 @@ def _load_totals(connection: sqlite3.Connection) -> Iterable[CounterTotal]:
             value=row[9],
             created_seconds=row[10],
         )
+
+
+def _unknown(
+    connection: sqlite3.Connection,
+    dictionary: Dictionary,
+    executables: Iterable[KnownExecutable],
+) -> Iterable[KnownExecutable]:
+    seen = set()
+    for known in executables:
+        number = dictionary.executable(known.executable)
+        is_known = connection.execute(
+            "SELECT 1 FROM known_executables WHERE executable_id = ? LIMIT 1",
+            (number,),
+        ).fetchone()
+        if number not in seen and not is_known:
+            yield known
+        seen.add(number)
 
 
 def _save_executables(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
-from picosnitch_exporter.log import books, retention
+from picosnitch_exporter.log import books, outbox, retention
 from picosnitch_exporter.log.dictionary import Dictionary
 from picosnitch_exporter.log.files import make_folder, open_private, translate
+from picosnitch_exporter.log.outbox import Batch, Outbox, Parcel, Target, Waiting
 from picosnitch_exporter.log.schema import (
     BUCKET_SECONDS,
     DICTIONARIES,
@@ -22,7 +23,7 @@ from picosnitch_exporter.log.schema import (
     MAX_INTEGER,
     SQLITE,
 )
-from picosnitch_exporter.model import Commit, LogRow, Persisted
+from picosnitch_exporter.model import Commit, KnownExecutable, LogRow, Persisted
 
 APPLICATION_ID: Final = 0x70736E31
 """'psn1', by which the file is known as this exporter's (file header, offset 68)."""
@@ -39,6 +40,7 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (bucket, executable_id)
         ) WITHOUT ROWID""",
         *books.TABLES,
+        *outbox.TABLES,
     ),
 )
 """What makes version n + 1 of the schema of version n. Never changed, only added to."""
@@ -81,7 +83,7 @@ class Database:
         retention_days: int = 90,
         keep_rows: bool = True,
         stale_after_seconds: float = DAY_SECONDS,
-        busy_seconds: float = 2.0,
+        busy_seconds: float = 1.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
@@ -101,6 +103,7 @@ class Database:
         self.is_same_boot = False
         """Whether the run before was in the same boot: otherwise totals are not restored."""
         self._last_set_aside = -float(_SET_ASIDE_SECONDS)
+        self._outbox = Outbox()
         self._open_or_begin_anew()
 
     def load(self) -> Persisted:
@@ -117,8 +120,13 @@ class Database:
             self._begin_anew(error)
             return self._load()
 
-    def commit(self, commit: Commit) -> None:
-        """Makes all of it durable, or nothing.
+    def commit(
+        self,
+        commit: Commit,
+        *,
+        parcels: tuple[Parcel, ...] = (),
+    ) -> tuple[KnownExecutable, ...]:
+        """Makes all of it durable, or nothing; returns the executables that were never seen before.
 
         Raises
         ------
@@ -128,10 +136,38 @@ class Database:
             if it can't be written.
         """
         try:
-            self._commit(commit)
+            return self._commit(commit, parcels)
         except _CorruptError as error:
             self._begin_anew(error)
-            self._commit(commit)
+            return self._commit(commit, parcels)
+
+    def waiting(self, target: Target) -> Waiting:
+        """How much waits for another log."""
+        return self._outbox.waiting[target]
+
+    def first_waiting(self, target: Target) -> Batch | None:
+        """The batch that has waited longest for another log.
+
+        Raises
+        ------
+        StorageError
+            if it can't be read.
+        """
+        try:
+            return self._outbox.first(self._connection, target)
+        except sqlite3.Error as error:
+            raise _translate(error, self._path) from error
+
+    def arrived(self, target: Target, key: bytes) -> None:
+        """Forgets the batch with this key, if it is the first.
+
+        Raises
+        ------
+        StorageError
+            as `commit` does.
+        """
+        with self._transaction() as connection:
+            self._outbox.remove(connection, target, key)
 
     def prune(self) -> bool:
         """Deletes one small portion of what is too old; true if there is more.
@@ -162,7 +198,7 @@ class Database:
             )
             return books.load(connection)
 
-    def _commit(self, commit: Commit) -> None:
+    def _commit(self, commit: Commit, parcels: tuple[Parcel, ...]) -> tuple[KnownExecutable, ...]:
         now = self._clock()
         rows = commit.rows if self._keep_rows else ()
         newest = max((row.contime for row in rows), default=now)
@@ -170,8 +206,12 @@ class Database:
             # A clock that was set back must not make entries older than their rows.
             self._dictionary.begin(int(max(now, newest) // DAY_SECONDS))
             self._insert_rows(connection, rows)
-            books.save(connection, self._dictionary, commit, now=now)
+            new = books.save(connection, self._dictionary, commit, now=now)
+            dropped = [each for each in parcels if not self._outbox.add(connection, each)]
+        for parcel in dropped:
+            self._outbox.waiting[parcel.target].rows_dropped += parcel.rows
         self.rows_written += len(rows)
+        return new
 
     def _insert_rows(self, connection: sqlite3.Connection, rows: tuple[LogRow, ...]) -> None:
         if not rows:
@@ -235,13 +275,17 @@ class Database:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._dictionary.clear()
-                # SQLite has rolled back by itself after some errors (a full disk among them).
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                self._roll_back()
                 raise
         except sqlite3.Error as error:
             raise _translate(error, self._path) from error
+
+    def _roll_back(self) -> None:
+        # SQLite has rolled back by itself after some errors (a full disk among them).
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._dictionary.clear()
+        self._outbox.recount(self._connection)
 
     def _open_or_begin_anew(self) -> None:
         try:
@@ -271,6 +315,7 @@ class Database:
             )
             try:
                 self._prepare(self._connection)
+                self._outbox.recount(self._connection)
             except BaseException:
                 self._connection.close()
                 raise

@@ -1,0 +1,327 @@
+"""The thread that makes commits durable, and then brings their rows to the other logs.
+
+A commit that can't be written (locked database, full disk) is kept and tried again. The rows for
+the other logs are in its transaction (see `outbox`), so those never wait for one another.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from picosnitch_exporter import catalog
+from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
+from picosnitch_exporter.log.outbox import Batch, Parcel, Target
+from picosnitch_exporter.log.rows import Hiding
+from picosnitch_exporter.log.sqlite import Database
+from picosnitch_exporter.log.text import ErrorLog, TextFile, csv_lines, executable_lines
+from picosnitch_exporter.model import Commit, KnownExecutable
+from picosnitch_exporter.settings import LogSettings
+from picosnitch_exporter.state.health import Health
+
+QUEUED_COMMITS: Final = 2
+"""Beyond the one that is being written. Windows stay open, and rows merge, while they are full."""
+PRUNE_SECONDS: Final = 60.0
+_FIRST_RETRY_SECONDS: Final = 0.1
+_LAST_RETRY_SECONDS: Final = 5.0
+_WAIT_SECONDS: Final = 1.0
+_SAY_SECONDS: Final = 60.0
+_JOIN_SECONDS: Final = 0.5
+"""For an attempt that is under way when the time to close is up."""
+_SQLITE: Final = "sqlite"
+_PACKAGE: Final = "picosnitch_exporter"
+
+logger = logging.getLogger(__name__)
+
+
+class Courier(Protocol):
+    """Brings batches to a server, one at a time, in a thread of its own."""
+
+    def start(
+        self,
+        arrived: Callable[[bytes], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Begins; `arrived` is called with the key of each batch that has arrived."""
+
+    def bring(self, batch: Batch) -> None:
+        """Takes the next batch; not called again before the previous one has arrived."""
+
+    def encode(self, commit: Commit) -> bytes:
+        """The rows of a commit as the body of a batch."""
+
+    def close(self, *, timeout_seconds: float) -> None:
+        """Ends the thread; a batch that has not arrived stays in the outbox."""
+
+
+class LogWriter:
+    """Owns the database from `start` to `close`.
+
+    `committed` is called from its thread for each commit that has become durable, `failed` where it
+    can't go on (a bug: what the system refuses is tried again), `discovered` for executables that
+    have never been seen before.
+    """
+
+    def __init__(  # noqa: PLR0913 the composition root hands over all that the thread needs
+        self,
+        database: Database,
+        *,
+        settings: LogSettings,
+        storage: Path,
+        health: Health,
+        committed: Callable[[Commit], None],
+        failed: Callable[[BaseException], None],
+        discovered: Callable[[tuple[KnownExecutable, ...]], None] | None = None,
+        courier: Courier | None = None,
+    ) -> None:
+        self._database = database
+        self._health = health
+        self._committed = committed
+        self._failed = failed
+        self._discovered = discovered
+        self._courier = courier
+        self._keeps_rows = settings.sqlite.enabled
+        self._hiding = Hiding(
+            addresses=not settings.addresses,
+            commands=not settings.commands,
+            ports=not settings.ports,
+        )
+        self._connections = TextFile(storage / "conn.log") if settings.text.enabled else None
+        self._executables = TextFile(storage / "exe.log")
+        self._errors = ErrorLog(storage / "error.log")
+        self._events: queue.SimpleQueue[Commit | bytes | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._unfinished = 0
+        self._rows_waiting = 0
+        self._under_way: Batch | None = None
+        self._written_text: bytes | None = None
+        self._say_again: dict[str, float] = {}
+        self._closing = threading.Event()
+        self._next_prune = 0.0
+        self._deadline: float | None = None
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether to hand over another commit."""
+        return self._unfinished <= QUEUED_COMMITS
+
+    def start(self) -> None:
+        """Begins to write."""
+        logging.getLogger(_PACKAGE).addHandler(self._errors)
+        self._thread.start()
+        if self._courier is not None:
+            self._courier.start(self._events.put, self._failed)
+
+    def submit(self, commit: Commit) -> None:
+        """Hands a commit over; they become durable in this order."""
+        with self._lock:
+            self._unfinished += 1
+            self._rows_waiting += len(commit.rows)
+        self._show_waiting()
+        self._events.put(commit)
+
+    def close(self, *, timeout_seconds: float) -> None:
+        """Writes what was handed over, for so long; what is left is in the journal."""
+        self._deadline = time.monotonic() + timeout_seconds
+        self._closing.set()
+        self._events.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds + _JOIN_SECONDS)
+        if self._unfinished:
+            logger.error("log_unfinished commits=%d: the next start has them", self._unfinished)
+        if self._courier is not None:
+            self._courier.close(timeout_seconds=timeout_seconds)
+        logging.getLogger(_PACKAGE).removeHandler(self._errors)
+        self._errors.close()
+        if not self._thread.is_alive():
+            for file in (self._connections, self._executables):
+                if file is not None:
+                    file.close()
+
+    def _run(self) -> None:
+        try:
+            self._begin()
+            while True:
+                try:
+                    event = self._events.get(timeout=self._pause())
+                except queue.Empty:
+                    self._prune()
+                    continue
+                if event is None:
+                    return
+                if isinstance(event, Commit):
+                    self._write(event)
+                else:
+                    self._note_arrival(event)
+                self._feed_courier()
+        except _GivenUpError:
+            return
+        except Exception as error:  # noqa: BLE001 whatever it is, the main thread has to know
+            self._failed(error)
+
+    def _begin(self) -> None:
+        try:
+            self._drop_unwanted()
+        except StorageError as error:
+            self._note_error(_SQLITE, error)
+        self._deliver_text()
+        if not self._database.waiting(Target.TEXT).rows:
+            # Whatever is written from here on was not begun by another process.
+            self._written_text = b""
+        self._feed_courier()
+
+    def _write(self, commit: Commit) -> None:
+        shown = replace(commit, rows=self._hiding.apply(commit.rows))
+        parcels = tuple(self._parcels(shown))
+        retry_seconds = _FIRST_RETRY_SECONDS
+        while True:
+            try:
+                new = self._database.commit(shown, parcels=parcels)
+                break
+            except StorageError as error:
+                self._note_error(_SQLITE, error)
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    raise _GivenUpError from error
+            self._closing.wait(retry_seconds)
+            retry_seconds = min(2 * retry_seconds, _LAST_RETRY_SECONDS)
+            if self._closing.is_set():
+                time.sleep(_FIRST_RETRY_SECONDS)
+        self._committed(commit)
+        self._note_written(commit)
+        self._deliver_text()
+        if new:
+            self._note_new(new)
+
+    def _parcels(self, commit: Commit) -> Iterator[Parcel]:
+        if not commit.rows:
+            return
+        if self._connections is not None:
+            body = csv_lines(commit.rows)
+            yield Parcel(target=Target.TEXT, rows=len(commit.rows), body=body)
+        if self._courier is not None:
+            body = self._courier.encode(commit)
+            yield Parcel(target=Target.SERVER, rows=len(commit.rows), body=body)
+
+    def _deliver_text(self) -> None:
+        """Appends what waits for conn.log; what can't be written now waits for the next time."""
+        if self._connections is None:
+            return
+        try:
+            while (batch := self._database.first_waiting(Target.TEXT)) is not None:
+                if batch.key != self._written_text:
+                    write = self._connections.append
+                    if self._written_text is None:
+                        # The process before this one may have been killed while it wrote this.
+                        write = self._connections.finish
+                    write(batch.body)
+                    self._written_text = batch.key
+                    self._health.count(catalog.LOG_ROWS_WRITTEN, (Target.TEXT,), batch.rows)
+                self._database.arrived(Target.TEXT, batch.key)
+        except StorageError as error:
+            self._note_error(Target.TEXT, error)
+        self._show_waiting()
+
+    def _feed_courier(self) -> None:
+        if self._courier is None or self._under_way is not None:
+            return
+        try:
+            batch = self._database.first_waiting(Target.SERVER)
+        except StorageError as error:
+            self._note_error(_SQLITE, error)
+            return
+        if batch is not None:
+            self._under_way = batch
+            self._courier.bring(batch)
+
+    def _note_arrival(self, key: bytes) -> None:
+        batch, self._under_way = self._under_way, None
+        try:
+            # Where this fails the batch is brought again, and the server knows its key.
+            self._database.arrived(Target.SERVER, key)
+        except StorageError as error:
+            self._note_error(_SQLITE, error)
+            return
+        if batch is not None:
+            self._health.count(catalog.LOG_ROWS_WRITTEN, (Target.SERVER,), batch.rows)
+        self._show_waiting()
+
+    def _drop_unwanted(self) -> None:
+        """Forgets what waits for a log that has been switched off since."""
+        wanted = {Target.TEXT: self._connections, Target.SERVER: self._courier}
+        for target in (each for each, log in wanted.items() if log is None):
+            rows = self._database.waiting(target).rows
+            while (batch := self._database.first_waiting(target)) is not None:
+                self._database.arrived(target, batch.key)
+            if rows:
+                self._health.count(catalog.LOG_ROWS_DROPPED, (target, "disabled"), rows)
+                logger.warning("rows_dropped log=%s rows=%d: it was switched off", target, rows)
+
+    def _note_new(self, new: tuple[KnownExecutable, ...]) -> None:
+        try:
+            self._executables.append(executable_lines(new, time.time()))
+        except StorageError as error:
+            self._note_error("exe", error)
+        if self._discovered is not None:
+            self._discovered(new)
+
+    def _note_written(self, commit: Commit) -> None:
+        with self._lock:
+            self._unfinished -= 1
+            self._rows_waiting -= len(commit.rows)
+        if self._keeps_rows:
+            self._health.count(catalog.LOG_ROWS_WRITTEN, (_SQLITE,), len(commit.rows))
+        if self._database.set_aside:
+            self._health.set_counter(
+                catalog.LOG_ERRORS,
+                (_SQLITE, "damaged"),
+                self._database.set_aside,
+            )
+        for target in Target:
+            if dropped := self._database.waiting(target).rows_dropped:
+                self._health.set_counter(catalog.LOG_ROWS_DROPPED, (target, "full"), dropped)
+        self._show_waiting()
+
+    def _show_waiting(self) -> None:
+        self._health.set(catalog.LOG_ROWS_WAITING, (_SQLITE,), self._rows_waiting)
+        if self._connections is not None:
+            waiting = self._database.waiting(Target.TEXT).rows
+            self._health.set(catalog.LOG_ROWS_WAITING, (Target.TEXT,), waiting)
+        if self._courier is not None:
+            waiting = self._database.waiting(Target.SERVER).rows
+            self._health.set(catalog.LOG_ROWS_WAITING, (Target.SERVER,), waiting)
+
+    def _note_error(self, log: str, error: StorageError) -> None:
+        reason = "failed"
+        if isinstance(error, StorageFullError):
+            reason = "full"
+        elif isinstance(error, StorageBusyError):
+            reason = "locked"
+        self._health.count(catalog.LOG_ERRORS, (log, reason))
+        now = time.monotonic()
+        if now >= self._say_again.get(log, 0.0):
+            self._say_again[log] = now + _SAY_SECONDS
+            logger.error("log_write_failed log=%s error=%s: trying again", log, error)
+
+    def _prune(self) -> None:
+        if time.monotonic() < self._next_prune:
+            return
+        try:
+            has_more = self._database.prune()
+        except StorageError as error:
+            self._note_error(_SQLITE, error)
+            has_more = False
+        if not has_more:
+            self._next_prune = time.monotonic() + PRUNE_SECONDS
+        self._deliver_text()
+
+    def _pause(self) -> float:
+        return min(max(self._next_prune - time.monotonic(), 0.0), _WAIT_SECONDS)
+
+
+class _GivenUpError(Exception):
+    """Closing, and what was handed over can't be written: the journal has it."""
