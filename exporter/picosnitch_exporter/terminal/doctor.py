@@ -4,7 +4,6 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from picosnitch_exporter import privileges
@@ -52,7 +51,7 @@ def _line(finding: Finding, width: int, *, is_coloured: bool) -> str:
 
 
 def _paths(settings: Settings) -> tuple[Finding, ...]:
-    looks: dict[str, Callable[[Settings], Finding]] = {
+    looks = {
         "account": _account,
         "storage": _storage,
         "web": _web,
