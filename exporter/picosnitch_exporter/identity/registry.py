@@ -111,15 +111,15 @@ class Registry:
             chain.versions.append(version)
             self._unseen.append((self._clock() + self._grace_ns, version))
             return version
-        version = chain.choose(exec_ns)
-        if version is None:
-            version = chain.forgotten = Version(identity=identity, path=chain.versions[0].path)
-            self._settle(version, reason="forgotten")
-        if not version.is_wanted:
-            version.is_wanted = True
-            if version.ticket and not version.is_settled:
-                self._hasher.hurry(version.ticket, urgency=_MIN_WANTED)
-        return version
+        chosen = chain.choose(exec_ns)
+        if chosen is None:
+            chosen = chain.forgotten = Version(identity=identity, path=chain.versions[0].path)
+            self._settle(chosen, reason="forgotten")
+        if not chosen.is_wanted:
+            chosen.is_wanted = True
+            if chosen.ticket and not chosen.is_settled:
+                self._hasher.hurry(chosen.ticket, urgency=_MIN_WANTED)
+        return chosen
 
     def seen(self, frame: ExecutableSeen, descriptor: int | None) -> Version:
         """Notes that a file is executed; the descriptor becomes the registry's to close."""
