@@ -60,17 +60,34 @@ class Exchange:
         try:
             request = connection.receive_request()
         except RefusedError as error:
-            self._answer(connection, None, refusal(error.status, str(error)), rules)
+            response = refusal(error.status, str(error))
+            self._send(connection, None, response, response.chunks(), rules)
             connection.finish()
             return
         if request is None:
             return
         started = time.monotonic()
-        response = self._response(connection, request, rules)
-        self._answer(connection, request, response, rules)
+        response, chunks = self._prepared(connection, request, rules)
+        self._send(connection, request, response, chunks, rules)
         if response.handler == "telemetry":
             self._health.observe(catalog.SCRAPE_DURATION, (), time.monotonic() - started)
         connection.finish()
+
+    def _prepared(
+        self, connection: Connection, request: Request, rules: WebRules
+    ) -> tuple[Response, Iterator[bytes]]:
+        """Make the answer up to its first chunk: what fails until there can still be answered."""
+        try:
+            response = self._response(connection, request, rules)
+            chunks = response.chunks()
+            first = next(chunks, b"")
+        except TimeoutError:
+            raise
+        except Exception:  # noqa: BLE001  (answered, logged and counted)
+            self._report()
+            response = refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "the exporter's log says why")
+            return response, response.chunks()
+        return response, chain((first,), chunks)
 
     def _response(self, connection: Connection, request: Request, rules: WebRules) -> Response:
         # All paths are protected, as with Prometheus's exporter-toolkit.
@@ -85,30 +102,24 @@ class Exchange:
             )
         return self._site.respond(request)
 
-    def _answer(
-        self, connection: Connection, request: Request | None, response: Response, rules: WebRules
+    def _send(
+        self,
+        connection: Connection,
+        request: Request | None,
+        response: Response,
+        chunks: Iterator[bytes],
+        rules: WebRules,
     ) -> None:
-        status = response.status
-        try:
-            chunks = iter(response.chunks())
-            # The first one before the status: what fails until here can still be answered.
-            first = next(chunks, b"")
-        except Exception:  # noqa: BLE001  (answered, logged and counted)
-            self._report()
-            response = refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "the exporter's log says why")
-            status = response.status
-            chunks = iter(response.chunks())
-            first = next(chunks)
         # Counted before it is sent: a scrape is to find itself, and a client to find its request.
-        self._health.count(catalog.HTTP_REQUESTS, (response.handler, str(status.value)))
+        code = str(response.status.value)
+        self._health.count(catalog.HTTP_REQUESTS, (response.handler, code))
         head = response.head(request, rules.headers)
         if request is not None and request.is_head:
             connection.send(head)
-        else:
-            body = chain((first,), chunks)
-            for piece in _framed(body) if response.is_chunked(request) else body:
-                connection.send(head + piece)
-                head = b""
+            return
+        for piece in _framed(chunks) if response.is_chunked(request) else chunks:
+            connection.send(head + piece)
+            head = b""
 
     def _report(self) -> None:
         now = time.monotonic()
