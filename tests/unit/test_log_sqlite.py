@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
-from picosnitch_exporter.log import sqlite
+from picosnitch_exporter.log import opening
 from picosnitch_exporter.log.sqlite import Database
 from picosnitch_exporter.model import Commit, Executable, Persisted, Sha256, Workload
 from tests.log_samples import (
@@ -342,8 +342,8 @@ def test_older_database_is_upgraded_when_opened(
     first = opened()
     first.commit(commit(row()))
     first.close()
-    newer = (*sqlite.UPGRADES, ("ALTER TABLE executable_traffic ADD COLUMN more INTEGER",))
-    monkeypatch.setattr(sqlite, "UPGRADES", newer)
+    newer = (*opening.UPGRADES, ("ALTER TABLE executable_traffic ADD COLUMN more INTEGER",))
+    monkeypatch.setattr(opening, "UPGRADES", newer)
     opened()
     assert query(path, "PRAGMA user_version") == [(len(newer),)]
     assert query(path, "SELECT rows, more FROM executable_traffic") == [(1, None)]
@@ -355,8 +355,8 @@ def test_older_database_is_left_as_it_was_when_the_upgrade_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened().close()
-    newer = (*sqlite.UPGRADES, ("CREATE TABLE extra (a)", "CREATE TABLE extra (a)"))
-    monkeypatch.setattr(sqlite, "UPGRADES", newer)
+    newer = (*opening.UPGRADES, ("CREATE TABLE extra (a)", "CREATE TABLE extra (a)"))
+    monkeypatch.setattr(opening, "UPGRADES", newer)
     with pytest.raises(StorageError, match="extra"):
         opened()
     assert query(path, "PRAGMA user_version") == [(len(newer) - 1,)]
@@ -444,6 +444,25 @@ def test_damaged_database_is_set_aside_when_committing(
     assert database.set_aside == 1
     assert database.load().journal_segment == 5
     assert query(path, "SELECT count(*) FROM connection_log") == [(1,)]
+
+
+def test_disk_is_not_filled_with_databases_when_each_is_damaged_at_once(
+    opened: Callable[..., Database],
+    path: Path,
+    clock: Clock,
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 100)
+    database = opened()
+    database.commit(commit(row()))
+    database.close()
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(StorageError, match="damaged"):
+        database.commit(commit(row(), segment=2))
+    clock.now += 61
+    database.commit(commit(row(), segment=2))
+    assert database.set_aside == 2
+    assert database.load().journal_segment == 2
 
 
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(path: Path) -> None:
