@@ -1,13 +1,15 @@
 import contextlib
+import errno
 import gzip
 import logging
+import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Self
+from typing import Self, cast
 
 import pytest
 from hypothesis import given
@@ -422,6 +424,80 @@ def test_failure_is_reported_when_accepting_ends(
     assert "http_accept_failed" in caplog.text
 
 
+class Failing:
+    """A listening socket whose accept fails."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        raise OSError(self._number, errno.errorcode[self._number])
+
+
+def test_oldest_half_is_evicted_when_descriptors_run_out(caplog: pytest.LogCaptureFixture) -> None:
+    with Running(max_connections=4) as running, ExitStack() as clients:
+        first, second, third = (clients.enter_context(running.connect()) for _ in range(3))
+        wait_until(lambda: running.counted(catalog.HTTP_CONNECTIONS) == {(): 3})
+        for _ in range(2):
+            running.server._accept(cast("socket.socket", Failing(errno.EMFILE)))
+        assert receive_all(first) == b""
+        for alive in (second, third):
+            alive.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+            assert Answer(receive_all(alive)).status == 200
+    assert caplog.text.count("http_accept_exhausted") == 1
+
+
+def test_accepting_goes_on_when_a_client_has_gone_before(running: Running) -> None:
+    running.server._accept(cast("socket.socket", Failing(errno.ECONNABORTED)))
+    with pytest.raises(OSError, match="EBADF"):
+        running.server._accept(cast("socket.socket", Failing(errno.EBADF)))
+
+
+def test_client_is_dropped_when_no_thread_can_be_started(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with running.connect() as client:
+            assert receive_all(client) == b""
+    assert running.get("/metrics").status == 200
+    assert running.counted(catalog.HTTP_CONNECTIONS_DROPPED)[("evicted",)] == 1
+
+
+def test_any_address_is_ipv4_when_the_machine_has_no_ipv6(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = socket.socket
+
+    def without_ipv6(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, kind)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    (listener,) = bind([":0"])
+    with listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("advice", "number"),
+    [("CAP_NET_BIND_SERVICE", errno.EACCES), ("can't be listened on", errno.ENOMEM)],
+)
+def test_requirement_is_named_when_listening_fails(
+    monkeypatch: pytest.MonkeyPatch, advice: str, number: int
+) -> None:
+    def fail(_socket: socket.socket, _address: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "bind", fail)
+    with pytest.raises(RequirementError, match=advice):
+        bind(["127.0.0.1:80"])
+
+
 def test_both_families_are_served_when_only_a_port_is_given() -> None:
     (listener,) = bind([":0"])
     with listener:
@@ -460,7 +536,7 @@ def test_requirement_is_named_when_the_address_is_elsewhere() -> None:
     "address", ["", "9100", "localhost", ":http", ":65536", "::1:9100", "[::1]", "a b:1"]
 )
 def test_address_is_refused_when_not_one(address: str) -> None:
-    with pytest.raises(UsageError, match="--web.listen-address="):
+    with pytest.raises(UsageError, match=re.escape(f"{FLAG}=")):
         bind([address])
 
 

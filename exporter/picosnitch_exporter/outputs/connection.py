@@ -86,18 +86,20 @@ class Connection:
             view = view[self._socket.send(view[:_SEND_BYTES]) :]
 
     def send_plain(self, data: bytes) -> None:
-        """Send around TLS, to a client whose handshake has shown that it speaks none."""
-        self._limit()
+        """Answer around TLS a client whose handshake has shown that it speaks none."""
         with contextlib.suppress(OSError):
+            self._limit()
             socket.socket.send(self._socket, data)
+            self.finish()
 
     def finish(self) -> None:
         """End the answer so that it arrives: closing with unread input would reset it away."""
         deadline = min(self._deadline, time.monotonic() + _LINGER_SECONDS)
-        with contextlib.suppress(OSError, ValueError):
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            if isinstance(self._socket, ssl.SSLSocket):
+        if isinstance(self._socket, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
                 self._socket.unwrap()
+        with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
             left = _LINGER_BYTES
             while left > 0 and (now := time.monotonic()) < deadline:

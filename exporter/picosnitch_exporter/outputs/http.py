@@ -192,9 +192,10 @@ class WebServer:
             self._end(connection, "evicted")
 
     def _end(self, connection: Connection, reason: str) -> None:
-        connection.close()
+        # Before the close: who sees that finds it counted.
         if reason:
             self._health.count(catalog.HTTP_CONNECTIONS_DROPPED, (reason,))
+        connection.close()
         with self._changed:
             del self._serving[connection]
             self._health.set(catalog.HTTP_CONNECTIONS, (), len(self._serving))
