@@ -99,12 +99,24 @@ class MetricsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtlpSettings:
-    """The metrics and, with `logs`, the connection log by OTLP; off without an endpoint."""
+    """The metrics and, with `logs`, the connection log by OTLP; off without an endpoint.
+
+    What stands at its default gives way to the `OTEL_*` variables (see `config.otel`).
+    """
 
     endpoint: str | None = None
     protocol: str = "http/protobuf"
     interval_seconds: int = 60
     logs: bool = False
+    temporality: str = "cumulative"
+    timeout_seconds: int = 10
+    compression: str = "none"
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    headers_file: Path | None = None
+    """Where `headers` came from, if from a file."""
+    certificate: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

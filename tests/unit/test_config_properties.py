@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from picosnitch_exporter.config import load, show
 from picosnitch_exporter.config.document import Plain
+from picosnitch_exporter.config.headers import Headers
 from picosnitch_exporter.config.keys import BY_PICOSNITCH, IN_FILE, Key
 from picosnitch_exporter.config.kinds import (
     HIDDEN,
@@ -76,6 +77,7 @@ BY_KIND: dict[type, st.SearchStrategy[Plain]] = {
     IgnoreList: st.lists(ignored, max_size=6),
     SqlServer: servers,
     Secret: st.just(""),
+    Headers: st.just(None),
 }
 
 

@@ -7,6 +7,7 @@ it; defaults stand in `settings.py`.
 from dataclasses import dataclass
 
 from picosnitch_exporter.config.addresses import check_url
+from picosnitch_exporter.config.headers import Headers
 from picosnitch_exporter.config.kinds import (
     TELEMETRY_PATH,
     AutoFlag,
@@ -226,6 +227,51 @@ KEYS = (
         name="otlp.logs",
         kind=Flag(),
         doc="the connection log is sent by OTLP too",
+    ),
+    Key(
+        name="otlp.temporality",
+        kind=Choice(words=("cumulative", "delta")),
+        doc="whether a counter is sent as its total, or as what was added since the last export",
+    ),
+    Key(
+        name="otlp.timeout_seconds",
+        kind=Number(minimum=1, maximum=600),
+        doc="how long to try to send one batch, repetitions included",
+    ),
+    Key(
+        name="otlp.compression",
+        kind=Choice(words=("none", "gzip")),
+        doc="how batches are compressed",
+    ),
+    Key(
+        name="otlp.headers",
+        kind=Headers(
+            description="a mapping of names to texts, or null (secret)",
+            check=str,
+            empty=None,
+        ),
+        doc="headers of each request, as a token that the receiver asks for",
+    ),
+    Key(
+        name="otlp.headers_file",
+        kind=FilePath(nullable=True),
+        doc="a file with them, `name=value` in each line",
+        fills="otlp.headers",
+    ),
+    Key(
+        name="otlp.certificate",
+        kind=FilePath(nullable=True),
+        doc="the authorities that may have signed the receiver's certificate; null: the system's",
+    ),
+    Key(
+        name="otlp.client_certificate",
+        kind=FilePath(nullable=True),
+        doc="the certificate that the exporter shows to the receiver; `storage.user` reads it",
+    ),
+    Key(
+        name="otlp.client_key",
+        kind=FilePath(nullable=True),
+        doc="the private key of that certificate; `storage.user` reads it",
     ),
     Key(
         name="virustotal.api_key",

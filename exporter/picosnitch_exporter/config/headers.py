@@ -1,0 +1,62 @@
+"""Headers that go with each request: secrets, as they may hold a token.
+
+As text they have the form of OTEL_EXPORTER_OTLP_HEADERS, `name=value,name=value` with percent
+escapes, in a file also a line each. Source: OpenTelemetry's OTLP exporter specification, RFC 9110.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import unquote
+
+from picosnitch_exporter.config.document import Plain
+from picosnitch_exporter.config.kinds import HIDDEN, Secret
+
+_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_VALUE = re.compile(r"[\x20-\x7e]{0,8192}")
+_SEPARATOR = re.compile(r"[,\r\n]")
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headers(Secret):
+    """Names and values: a mapping, or text; never printed."""
+
+    def parse(self, value: Plain) -> Pairs:  # type: ignore[override]  # Secret gives one text
+        """The pairs; raises ValueError."""
+        if value is None or value in ("", {}):
+            return ()
+        if value == HIDDEN:
+            raise ValueError(f"is {HIDDEN}, which --show prints instead of it: write the real ones")
+        if isinstance(value, str):
+            return parse_headers(value)
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            raise ValueError("must be a mapping of names to texts: put the values in quotes")
+        return _checked(cast("dict[str, str]", value))
+
+    def plain(self, value: object) -> Plain:
+        """What stands for them in a file."""
+        return HIDDEN if value else None
+
+
+def parse_headers(text: str) -> Pairs:
+    """(name in lower case, value) of each; the message of a ValueError repeats no value."""
+    pairs: dict[str, str] = {}
+    for item in _SEPARATOR.split(text):
+        if not item.strip():
+            continue
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError("must be name=value pairs, separated by commas")
+        pairs[unquote(name).strip()] = unquote(value).strip()
+    return _checked(pairs)
+
+
+def _checked(pairs: dict[str, str]) -> Pairs:
+    for name, value in pairs.items():
+        if not _NAME.fullmatch(name.lower()):
+            raise ValueError(f"{name!r:.60} is not the name of a header")
+        if not _VALUE.fullmatch(value):
+            raise ValueError(f"the value of {name!r:.60} must be printable ASCII")
+    return tuple((name.lower(), value) for name, value in pairs.items())
