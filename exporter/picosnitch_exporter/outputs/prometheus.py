@@ -2,8 +2,8 @@
 
 prometheus_client validates every label name of every sample on every scrape, and builds the whole
 body in memory. Here the escaped labels of a series are kept from scrape to scrape, by the series'
-number, which was 39 to 70 times faster; bench/scrape.py measures it. Sources: Prometheus
-exposition formats 0.0.4, OpenMetrics 1.0.0.
+number: 15 times as fast for 1,000 series and 42 times for 50,000, all metrics included
+(bench/scrape.py). Sources: Prometheus exposition formats, text 0.0.4; OpenMetrics 1.0.0.
 """
 
 import threading
