@@ -169,6 +169,10 @@ class VirusTotalResult:
     """Unix seconds of the last answer, 0 for none."""
 
 
+UNJUDGED = VirusTotalResult()
+"""Nobody was asked."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutableFacts:
     """What is known of an executable that has used the network (or, with every_exe, has run)."""
@@ -183,7 +187,7 @@ class ExecutableFacts:
     size_bytes: int
     first_seen_seconds: float
     last_seen_seconds: float
-    virustotal: VirusTotalResult = VirusTotalResult()
+    virustotal: VirusTotalResult = UNJUDGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +261,15 @@ class KnownExecutable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownVerdict:
+    """What VirusTotal last said of a content, and a path under which it ran."""
+
+    sha256: Sha256
+    exe: str
+    result: VirusTotalResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CounterTotal:
     """The total of one series, as it is carried over a restart."""
 
@@ -280,6 +293,7 @@ class Commit:
     """Segments of the journal up to this one are contained in the rows and totals."""
     ring_instance: int
     ring_position: int
+    verdicts: tuple[KnownVerdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,3 +307,4 @@ class Persisted:
     journal_segment: int = 0
     ring_instance: int = 0
     ring_position: int = 0
+    verdicts: tuple[KnownVerdict, ...] = ()

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
+from picosnitch_exporter.log import verdicts
 from picosnitch_exporter.log.dictionary import Dictionary
 from picosnitch_exporter.log.schema import MAX_INTEGER, storable
 from picosnitch_exporter.model import (
@@ -67,6 +68,7 @@ def save(
     _save_totals(connection, dictionary, commit.totals, now)
     _save_executables(connection, dictionary, commit.executables)
     _save_files(connection, commit.files, now)
+    verdicts.save(connection, dictionary, commit.verdicts)
     save_state(
         connection,
         {
@@ -88,7 +90,19 @@ def load(connection: sqlite3.Connection) -> Persisted:
         journal_segment=int(state.get("journal_segment", "0")),
         ring_instance=int(state.get("ring_instance", "0")),
         ring_position=int(state.get("ring_position", "0")),
+        verdicts=tuple(verdicts.load(connection)),
     )
+
+
+def remember(
+    connection: sqlite3.Connection,
+    dictionary: Dictionary,
+    executables: Iterable[KnownExecutable],
+) -> tuple[KnownExecutable, ...]:
+    """Saves executables that were never saved before; returns them."""
+    new = tuple(_unknown(connection, dictionary, executables))
+    _save_executables(connection, dictionary, new)
+    return new
 
 
 def save_state(connection: sqlite3.Connection, values: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
-from picosnitch_exporter.log import books, outbox
+from picosnitch_exporter.log import books, outbox, verdicts
 from picosnitch_exporter.log.files import make_folder, open_private, translate
 from picosnitch_exporter.log.schema import DICTIONARIES, SQLITE
 
@@ -27,6 +27,7 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID""",
         *books.TABLES,
         *outbox.TABLES,
+        *verdicts.TABLES,
     ),
 )
 """What makes version n + 1 of the schema of version n. Never changed, only added to."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from picosnitch_exporter.log import books
+from picosnitch_exporter.log import books, verdicts
 from picosnitch_exporter.log.dictionary import Dictionary
 from picosnitch_exporter.log.facts import insert_rows
 from picosnitch_exporter.log.opening import (
@@ -19,7 +19,7 @@ from picosnitch_exporter.log.opening import (
 )
 from picosnitch_exporter.log.outbox import Batch, Outbox, Parcel, Target, Waiting
 from picosnitch_exporter.log.retention import Retention
-from picosnitch_exporter.model import Commit, KnownExecutable, Persisted
+from picosnitch_exporter.model import Commit, KnownExecutable, KnownVerdict, Persisted
 
 DAY_SECONDS: Final = 86_400
 _SET_ASIDE_SECONDS: Final = 60
@@ -107,6 +107,24 @@ class Database:
         except CorruptError as error:
             self._begin_anew(error)
             return self._commit(commit, parcels)
+
+    def remember(
+        self,
+        executables: tuple[KnownExecutable, ...],
+        found: tuple[KnownVerdict, ...],
+    ) -> int:
+        """Adds what another program knew, where nothing is known; how many executables were new.
+
+        Raises
+        ------
+        StorageError
+            as `commit` does.
+        """
+        with self._transaction() as connection:
+            self._dictionary.begin(int(self._clock() // DAY_SECONDS))
+            new = books.remember(connection, self._dictionary, executables)
+            verdicts.add(connection, self._dictionary, found)
+        return len(new)
 
     def waiting(self, target: Target) -> Waiting:
         """How much waits for another log."""

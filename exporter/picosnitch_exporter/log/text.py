@@ -16,7 +16,7 @@ from typing import Final
 from picosnitch_exporter.errors import StorageError
 from picosnitch_exporter.log.files import open_private, translate, write_whole
 from picosnitch_exporter.log.schema import storable
-from picosnitch_exporter.model import KnownExecutable, LogRow
+from picosnitch_exporter.model import KnownExecutable, KnownVerdict, LogRow
 
 TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 """Local time, as picosnitch writes it."""
@@ -82,6 +82,14 @@ def executable_lines(executables: tuple[KnownExecutable, ...], now: float) -> by
             short = known.executable.sha256[:16]
             lines.append(f"{_time_text(now)} {short} {exe} (new hash)\n")
     return "".join(lines).encode()
+
+
+def verdict_lines(verdicts: tuple[KnownVerdict, ...], now: float) -> bytes:
+    """Lines of exe.log for what VirusTotal has said."""
+    return "".join(
+        f"{_time_text(now)} {known.sha256[:16]} {clean(known.exe)} ({known.result.verdict})\n"
+        for known in verdicts
+    ).encode()
 
 
 class TextFile:

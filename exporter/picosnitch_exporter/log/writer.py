@@ -18,7 +18,13 @@ from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFu
 from picosnitch_exporter.log.outbox import Batch, Parcel, Target
 from picosnitch_exporter.log.rows import Hiding
 from picosnitch_exporter.log.sqlite import Database
-from picosnitch_exporter.log.text import ErrorLog, TextFile, csv_lines, executable_lines
+from picosnitch_exporter.log.text import (
+    ErrorLog,
+    TextFile,
+    csv_lines,
+    executable_lines,
+    verdict_lines,
+)
 from picosnitch_exporter.model import Commit, KnownExecutable
 from picosnitch_exporter.settings import LogSettings
 from picosnitch_exporter.state.health import Health
@@ -194,8 +200,10 @@ class LogWriter:
         self._committed(commit)
         self._note_written(commit)
         self._deliver_text()
-        if new:
-            self._note_new(new)
+        self._append_to_exe_log(executable_lines(new, time.time()))
+        self._append_to_exe_log(verdict_lines(commit.verdicts, time.time()))
+        if new and self._discovered is not None:
+            self._discovered(new)
 
     def _parcels(self, commit: Commit) -> Iterator[Parcel]:
         if not commit.rows:
@@ -261,13 +269,13 @@ class LogWriter:
                 self._health.count(catalog.LOG_ROWS_DROPPED, (target, "disabled"), rows)
                 logger.warning("rows_dropped log=%s rows=%d: it was switched off", target, rows)
 
-    def _note_new(self, new: tuple[KnownExecutable, ...]) -> None:
+    def _append_to_exe_log(self, lines: bytes) -> None:
+        if not lines:
+            return
         try:
-            self._executables.append(executable_lines(new, time.time()))
+            self._executables.append(lines)
         except StorageError as error:
             self._note_error("exe", error)
-        if self._discovered is not None:
-            self._discovered(new)
 
     def _note_written(self, commit: Commit) -> None:
         with self._lock:

@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.model import (
+    UNJUDGED,
     ExecutableFacts,
     KnownExecutable,
+    KnownVerdict,
     Sha256,
     VirusTotalResult,
 )
 from picosnitch_exporter.state.cardinality import Counts, Subject
 
 MAX_REMEMBERED = 65_536
-"""Executables whose first sight is remembered beyond their series, and those without series that
-one commit can speak of: 30 MB if all were in use."""
+"""Executables whose first sight is remembered beyond their series, those without series that one
+commit can speak of, and verdicts: 45 MB if all were in use."""
 
 
 # Not frozen: it is written with each record.
@@ -35,12 +37,19 @@ class Facts:
     Part of `Store`, which locks.
     """
 
-    def __init__(self, *, health: Counts, max_remembered: int = MAX_REMEMBERED) -> None:
+    def __init__(
+        self,
+        *,
+        health: Counts,
+        max_remembered: int = MAX_REMEMBERED,
+        unjudged: VirusTotalResult = UNJUDGED,
+    ) -> None:
+        self._unjudged = unjudged
         self._health = health
         self._max_remembered = max_remembered
         self._facts: dict[Subject, _Fact] = {}
         self._first_seen: OrderedDict[Subject, float] = OrderedDict()
-        self._verdicts: dict[Sha256, VirusTotalResult] = {}
+        self._verdicts: OrderedDict[Sha256, VirusTotalResult] = OrderedDict()
         self._changed: list[_Fact] = []
         # What the next commit has to tell of executables that have no facts (any more).
         self._departed: dict[Subject, KnownExecutable] = {}
@@ -86,11 +95,16 @@ class Facts:
 
     def judge(self, sha256: Sha256, result: VirusTotalResult) -> None:
         """Notes what VirusTotal says of a content."""
+        self._keep_verdict(sha256, result)
         for fact in self._facts.values():
             if fact.known.executable.sha256 == sha256:
-                self._verdicts[sha256] = result
                 fact.exposed = None
-        self._frozen = None
+                self._frozen = None
+
+    def restore_verdicts(self, verdicts: Iterable[KnownVerdict]) -> None:
+        """Takes over what VirusTotal said in an earlier run; the last ones are kept longest."""
+        for known in verdicts:
+            self._keep_verdict(known.sha256, known.result)
 
     def drop(self, subject: Subject) -> None:
         """Forgets the facts of an executable, but not when it was first seen."""
@@ -100,11 +114,6 @@ class Facts:
         if fact.is_changed:
             self._tell(subject, _current(fact))
         self._frozen = None
-        sha256 = fact.known.executable.sha256
-        if sha256 in self._verdicts and not any(
-            other.known.executable.sha256 == sha256 for other in self._facts.values()
-        ):
-            del self._verdicts[sha256]
 
     def freeze(self, next_number: Callable[[], int]) -> tuple[ExecutableFacts, ...]:
         """All facts, as values that stay as they are."""
@@ -142,7 +151,7 @@ class Facts:
                 size_bytes=known.size_bytes,
                 first_seen_seconds=known.first_seen_seconds,
                 last_seen_seconds=fact.last_seen_seconds,
-                virustotal=self._verdicts.get(known.executable.sha256, VirusTotalResult()),
+                virustotal=self._verdicts.get(known.executable.sha256, self._unjudged),
             )
         return fact.exposed
 
@@ -152,6 +161,12 @@ class Facts:
         if not fact.is_changed:
             fact.is_changed = True
             self._changed.append(fact)
+
+    def _keep_verdict(self, sha256: Sha256, result: VirusTotalResult) -> None:
+        self._verdicts[sha256] = result
+        self._verdicts.move_to_end(sha256)
+        if len(self._verdicts) > self._max_remembered:
+            self._verdicts.popitem(last=False)
 
     def _remember(self, subject: Subject, first_seen_seconds: float) -> None:
         self._first_seen[subject] = first_seen_seconds

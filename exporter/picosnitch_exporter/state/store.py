@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from picosnitch_exporter.model import (
     OTHER,
+    UNJUDGED,
     CounterTotal,
     Executable,
     KnownExecutable,
+    KnownVerdict,
     SeriesLabels,
     Sha256,
     Snapshot,
@@ -43,10 +45,17 @@ class Store:
     There is no clock in here: Unix seconds come with what is added.
     """
 
-    def __init__(self, *, health: Counts, max_executables: int, stale_after_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        health: Counts,
+        max_executables: int,
+        stale_after_seconds: float,
+        unjudged: VirusTotalResult = UNJUDGED,
+    ) -> None:
         self._stale_after_seconds = stale_after_seconds
         self._cardinality = Cardinality(max_executables, health=health)
-        self._facts = Facts(health=health)
+        self._facts = Facts(health=health, unjudged=unjudged)
         self._lock = threading.Lock()
         self._last_number = 0
         self._traffic = Columns("transmit_bytes", "receive_bytes")
@@ -123,9 +132,14 @@ class Store:
             self._facts.begin(known, is_exposed=entry.subject == subject)
 
     def judge(self, sha256: Sha256, result: VirusTotalResult) -> None:
-        """Notes what VirusTotal says of a content, for as long as it has series."""
+        """Notes what VirusTotal says of a content."""
         with self._lock:
             self._facts.judge(sha256, result)
+
+    def restore_verdicts(self, verdicts: Iterable[KnownVerdict]) -> None:
+        """Takes over what VirusTotal said in an earlier run, latest last; before `restore`."""
+        with self._lock:
+            self._facts.restore_verdicts(verdicts)
 
     def drop_stale(self, now_seconds: float) -> None:
         """Drops what has been silent for too long; `now_seconds` is monotonic.
