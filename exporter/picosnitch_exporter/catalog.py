@@ -12,6 +12,25 @@ EXECUTABLE_LABELS = ("sha256", "exe")
 WORKLOAD_LABELS = ("namespace", "pod", "container")
 OWN_PREFIX = "picosnitch_exporter_"
 
+OTLP_ATTRIBUTES = {
+    "sha256": "picosnitch.executable.sha256",
+    "exe": "process.executable.path",
+    "namespace": "k8s.namespace.name",
+    "pod": "k8s.pod.name",
+    "container": "k8s.container.name",  # container.id or container.name where there is no pod
+    "protocol": "network.transport",
+    "scope": "picosnitch.peer.scope",
+    "direction": "picosnitch.connection.direction",
+    "name": "picosnitch.executable.name",
+    "parent_exe": "picosnitch.parent.executable.path",
+    "parent_sha256": "picosnitch.parent.executable.sha256",
+    "size_bytes": "picosnitch.executable.size",
+    "verdict": "picosnitch.virustotal.verdict",
+    "category": "picosnitch.virustotal.category",
+}
+"""What OTLP calls the labels of `EXECUTABLE_METRICS`: names of OpenTelemetry's conventions where
+there are any."""
+
 FAST_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 """Seconds; for what happens on every drain and scrape."""
 SLOW_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

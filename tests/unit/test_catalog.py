@@ -132,3 +132,14 @@ def test_label_value_gives_back_the_path_when_escapes_are_undone(path: bytes) ->
 @example("\ud800")
 def test_label_value_is_utf8_when_given_any_text(text: str) -> None:
     assert b"\0" not in label_value(text).encode()
+
+
+def test_each_label_of_an_executable_has_a_name_in_otlp() -> None:
+    labels = {
+        label
+        for metric in catalog.EXECUTABLE_METRICS
+        for label in metric.label_names(with_workload_labels=True)
+    }
+
+    assert set(catalog.OTLP_ATTRIBUTES) == labels
+    assert len(set(catalog.OTLP_ATTRIBUTES.values())) == len(labels)
