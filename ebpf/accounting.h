@@ -121,7 +121,7 @@ static __noinline struct socket_state *claim(struct sock *sk)
 	read_tuple(sk, state);
 	start_copied_seq(sk, state);
 	write_owner(state, task);
-	introduce(NULL);
+	introduce();
 	return state;
 }
 
@@ -231,7 +231,7 @@ static __noinline bool count_flow(struct sock *sk, struct flow_key *key, long by
 		flow = bpf_map_lookup_elem(&flows, key);
 		if (!flow)
 			return false;
-		introduce(NULL);
+		introduce();
 	}
 	if (flow->closing)
 		return false;

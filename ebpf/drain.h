@@ -137,20 +137,9 @@ SEC("iter/task")
 int find_processes(struct bpf_iter__task *context)
 {
 	struct task_struct *task = context->task;
-	struct process_state *state;
 
-	if (!task || task->pid != task->tgid)
-		return 0;
-	state = bpf_task_storage_get(&processes, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!state) {
-		add_counter(COUNTER_PROCESS_STORAGE_FAILED, 1);
-		return 0;
-	}
-	if (is_same_image(&state->lineage[0], task))
-		return 0;
-	state->sent = 0;
-	read_node(task, &state->lineage[0]);
-	read_ancestors(task, state);
+	if (task && task->pid == task->tgid)
+		know(task);
 	return 0;
 }
 
@@ -181,6 +170,8 @@ int find_sockets(struct bpf_iter__task_file *context)
 	state->netns = sk->__sk_common.skc_net.net->ns.inum;
 	read_tuple(sk, state);
 	start_copied_seq(sk, state);
+	/* Whoever uses it next is its owner, and is introduced then. */
+	state->provisional = 1;
 	write_owner(state, task->group_leader);
 	return 0;
 }

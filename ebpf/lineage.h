@@ -35,32 +35,17 @@ static __always_inline void read_key(struct task_struct *task, struct process_ke
 	key->pad = 0;
 }
 
-static __always_inline bool is_same_image(const struct process_node *node, struct task_struct *task)
+static __always_inline struct process_node *slot_of(__u32 tgid)
 {
-	return node->key.tgid == (__u32)task->tgid && node->key.exec_id == task->self_exec_id &&
-	       node->key.start_ns == task->group_leader->start_boottime;
+	__u32 index = tgid & (PROCESS_SLOTS - 1);
+
+	return bpf_map_lookup_elem(&processes, &index);
 }
 
-/* Everything that can be read of a live task but its command line. */
-static __always_inline void read_node(struct task_struct *task, struct process_node *node)
+static __always_inline bool is_image(const struct process_node *node, const struct process_key *key)
 {
-	struct task_struct *parent = task->real_parent;
-
-	read_key(task, &node->key);
-	if (parent)
-		read_key(parent, &node->parent);
-	node->executable.inode = 0;
-	node->executable.device = 0;
-	node->executable.generation = 0;
-	read_executable(task, &node->executable);
-	node->exec_ns = 0;
-	node->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	node->uid = task->cred->uid.val;
-	node->cmdline_bytes = 0;
-	node->flags = PROCESS_CMDLINE_MISSING;
-	if (task->flags & PF_KTHREAD)
-		node->flags = PROCESS_KERNEL;
-	bpf_probe_read_kernel(node->comm, sizeof(node->comm), task->group_leader->comm);
+	return node->key.tgid == key->tgid && node->key.exec_id == key->exec_id &&
+	       node->key.start_ns == key->start_ns;
 }
 
 /* The arguments of the calling process, NUL separated as in /proc/PID/cmdline. */
@@ -84,118 +69,164 @@ static __always_inline void read_cmdline(struct task_struct *task, struct proces
 	node->flags = flags;
 }
 
-/* Parent and grandparent. What the parent's own storage knows wins over what can be read of the live tasks,
- * since it has command lines. `inherited` is set where the task is a fork of its parent's image. */
-static __always_inline bool read_ancestors(struct task_struct *task, struct process_state *state)
+/* A fork that has executed nothing since runs what its parent runs, with the same arguments. */
+static __always_inline void inherit_cmdline(struct process_node *node)
+{
+	struct process_node *parent = slot_of(node->parent.tgid);
+
+	if (!parent || !is_image(parent, &node->parent) || parent->key.exec_id != node->key.exec_id)
+		return;
+	node->exec_ns = parent->exec_ns;
+	node->cmdline_bytes = parent->cmdline_bytes;
+	node->flags = parent->flags;
+	__builtin_memcpy(node->cmdline, parent->cmdline, CMDLINE_BYTES);
+}
+
+/* Everything that can be read of a live task but its command line. The node's key comes last, in publish(). */
+static __always_inline void read_node(struct task_struct *task, struct process_node *node)
 {
 	struct task_struct *parent = task->real_parent;
-	struct process_state *known;
+
+	node->key.tgid = 0;
+	asm volatile("" ::: "memory");
+	node->key.start_ns = task->group_leader->start_boottime;
+	node->key.exec_id = task->self_exec_id;
+	node->key.pad = 0;
+	if (parent)
+		read_key(parent, &node->parent);
+	node->executable.inode = 0;
+	node->executable.device = 0;
+	node->executable.generation = 0;
+	read_executable(task, &node->executable);
+	node->exec_ns = 0;
+	node->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+	node->uid = task->cred->uid.val;
+	node->cmdline_bytes = 0;
+	node->flags = task->flags & PF_KTHREAD ? PROCESS_KERNEL : PROCESS_CMDLINE_MISSING;
+	node->sent = 0;
+	bpf_probe_read_kernel(node->comm, sizeof(node->comm), task->group_leader->comm);
+}
+
+static __always_inline void publish(struct process_node *node, __u32 tgid)
+{
+	asm volatile("" ::: "memory");
+	node->key.tgid = tgid;
+}
+
+/* Makes a live task's node known where it is not: it is a fork without an exec of its own, was started before the
+ * programs were attached, or its place was taken. Returns it, or NULL. */
+static __always_inline struct process_node *know(struct task_struct *task)
+{
+	struct process_node *node = slot_of(task->tgid);
+	struct process_key key;
+
+	if (!node)
+		return NULL;
+	read_key(task, &key);
+	if (is_image(node, &key))
+		return node;
+	read_node(task, node);
+	inherit_cmdline(node);
+	publish(node, key.tgid);
+	return node;
+}
+
+static __always_inline void know_ancestors(struct task_struct *task)
+{
+	struct task_struct *parent = task->real_parent;
 
 	if (!parent)
-		return false;
-	parent = parent->group_leader;
-	if (!parent)
-		return false;
-	known = bpf_task_storage_get(&processes, parent, NULL, 0);
-	if (known && is_same_image(&known->lineage[0], parent)) {
-		__builtin_memcpy(&state->lineage[1], &known->lineage[0],
-				 sizeof(struct process_node));
-		__builtin_memcpy(&state->lineage[2], &known->lineage[1],
-				 sizeof(struct process_node));
-		return known->lineage[0].key.exec_id == task->self_exec_id;
-	}
-	read_node(parent, &state->lineage[1]);
+		return;
+	know(parent);
 	parent = parent->real_parent;
 	if (parent)
-		read_node(parent, &state->lineage[2]);
+		know(parent);
+}
+
+/* Sends the node of `key`, if it is known; its parent's key goes back through `key`. */
+static __always_inline bool send_node(struct process_record *record, struct process_key *key,
+				      __u8 generation, __u16 flags)
+{
+	struct process_node *node = slot_of(key->tgid);
+	__u64 length, wakeup;
+
+	if (!node || !is_image(node, key)) {
+		key->tgid = 0;
+		return true;
+	}
+	length = node->cmdline_bytes;
+	if (length > CMDLINE_BYTES)
+		length = CMDLINE_BYTES;
+	record->header.kind = RECORD_PROCESS;
+	record->header.flags = node->flags | flags;
+	record->header.pad = 0;
+	record->header.time_ns = bpf_ktime_get_boot_ns();
+	record->key = *key;
+	record->parent = node->parent;
+	record->executable = node->executable;
+	record->exec_ns = node->exec_ns;
+	record->cgroup_id = node->cgroup_id;
+	record->uid = node->uid;
+	record->cmdline_bytes = length;
+	record->generation = generation;
+	record->pad = 0;
+	__builtin_memcpy(record->comm, node->comm, COMM_BYTES);
+	bpf_probe_read_kernel(record->cmdline, length & (2 * CMDLINE_BYTES - 1), node->cmdline);
+	if (!is_image(node, key)) {
+		/* Its place was taken meanwhile. */
+		key->tgid = 0;
+		return true;
+	}
+	*key = node->parent;
+	wakeup = flags & PROCESS_UNWATCHED ? BPF_RB_FORCE_WAKEUP : wakeup_flag();
+	if (!bpf_ringbuf_output(&records, record, offsetof(struct process_record, cmdline) + length,
+				wakeup))
+		return true;
+	add_counter(COUNTER_PROCESS_RECORDS_DELAYED, 1);
 	return false;
 }
 
-static __noinline int send_lineage(struct process_state *state, __u16 flags)
+/* A process, its parent and its grandparent. False where the ring was full. */
+static __noinline bool send_lineage(struct process_node *node, __u32 flags)
 {
 	struct process_record *record;
+	struct process_key key;
 	__u32 zero = 0;
 
-	if (!state)
-		return 1;
+	if (!node)
+		return true;
 	record = bpf_map_lookup_elem(&scratch, &zero);
 	if (!record)
-		return 1;
-	for (int generation = 0; generation < LINEAGE; generation++) {
-		struct process_node *node = &state->lineage[generation];
-		__u64 length = node->cmdline_bytes;
-
-		if (!node->key.tgid)
-			break;
-		if (length > CMDLINE_BYTES)
-			length = CMDLINE_BYTES;
-		record->header.kind = RECORD_PROCESS;
-		record->header.flags = node->flags | flags;
-		record->header.pad = 0;
-		record->header.time_ns = bpf_ktime_get_boot_ns();
-		record->key = node->key;
-		record->parent = node->parent;
-		record->executable = node->executable;
-		record->exec_ns = node->exec_ns;
-		record->cgroup_id = node->cgroup_id;
-		record->uid = node->uid;
-		record->cmdline_bytes = length;
-		record->generation = generation;
-		record->pad = 0;
-		__builtin_memcpy(record->comm, node->comm, COMM_BYTES);
-		__builtin_memcpy(record->cmdline, node->cmdline, CMDLINE_BYTES);
-		if (bpf_ringbuf_output(
-			    &records, record, offsetof(struct process_record, cmdline) + length,
-			    flags & PROCESS_UNWATCHED ? BPF_RB_FORCE_WAKEUP : wakeup_flag())) {
-			add_counter(COUNTER_PROCESS_RECORDS_DELAYED, 1);
-			return 1;
-		}
-	}
-	return 0;
-}
-
-/* The calling process's storage, made now if it has none: it was started before the programs were attached, or
- * is a fork without an exec of its own. */
-static __always_inline struct process_state *get_process(struct task_struct *task)
-{
-	struct task_struct *leader = task->group_leader;
-	struct process_state *state;
-
-	if (!leader)
-		return NULL;
-	state = bpf_task_storage_get(&processes, leader, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!state) {
-		add_counter(COUNTER_PROCESS_STORAGE_FAILED, 1);
-		return NULL;
-	}
-	if (is_same_image(&state->lineage[0], task))
-		return state;
-	state->sent = 0;
-	read_node(leader, &state->lineage[0]);
-	if (read_ancestors(leader, state)) {
-		struct process_node *self = &state->lineage[0], *parent = &state->lineage[1];
-
-		self->exec_ns = parent->exec_ns;
-		self->cmdline_bytes = parent->cmdline_bytes;
-		self->flags = parent->flags;
-		__builtin_memcpy(self->cmdline, parent->cmdline, CMDLINE_BYTES);
-	} else {
-		read_cmdline(task, &state->lineage[0], PROCESS_CMDLINE_LATE);
-	}
-	return state;
+		return true;
+	key = node->key;
+	for (int generation = 0; generation < LINEAGE && key.tgid; generation++)
+		if (!send_node(record, &key, generation, generation ? 0 : flags))
+			return false;
+	return true;
 }
 
 /* Tells user space who the caller is, once per image. */
-static __noinline int introduce(struct task_struct *task)
+static __noinline int introduce(void)
 {
-	struct process_state *state;
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct process_node *node = slot_of(task->tgid);
+	struct process_key key;
 
-	task = bpf_get_current_task_btf();
-	state = get_process(task);
-	if (!state || state->sent)
+	if (!node)
 		return 0;
-	if (!send_lineage(state, 0))
-		state->sent = 1;
+	read_key(task, &key);
+	if (!is_image(node, &key)) {
+		read_node(task, node);
+		inherit_cmdline(node);
+		if (!node->cmdline_bytes)
+			read_cmdline(task, node, PROCESS_CMDLINE_LATE);
+		publish(node, key.tgid);
+	}
+	if (node->sent)
+		return 0;
+	know_ancestors(task);
+	if (send_lineage(node, 0))
+		node->sent = 1;
 	return 0;
 }
 

@@ -50,6 +50,10 @@ enum process_flags {
 	PROCESS_KERNEL = 32, /* a kernel thread */
 };
 
+enum dns_flags {
+	DNS_CUT = 1, /* longer than DNS_BYTES: the rest is missing */
+};
+
 /* What an executable is to the kernel: survives rename, unlink and chmod. Device is the superblock's, as the
  * kernel encodes it (major << 20 | minor). */
 struct file_identity {
@@ -144,7 +148,6 @@ enum counter {
 	COUNTER_FALLBACK_RECORDS, /* final records that took the way through the fallback map */
 	COUNTER_STORAGE_FAILED, /* socket storage could not be had: counted in the flows map */
 	COUNTER_FLOWS_FULL, /* datagram counted under its socket, without its peer */
-	COUNTER_PROCESS_STORAGE_FAILED,
 	COUNTER_PROCESS_RECORDS_DELAYED, /* ring full: tried again with the next socket */
 	COUNTER_LIVE_RECORDS_DELAYED, /* ring full while draining: tried again with the next drain */
 	COUNTER_DNS_RECORDS_LOST,

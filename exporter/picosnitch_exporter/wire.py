@@ -48,6 +48,12 @@ class ProcessFlag(IntFlag):
     KERNEL = 32
 
 
+class DnsFlag(IntFlag):
+    """`enum dns_flags`."""
+
+    CUT = 1
+
+
 class Counter(IntEnum):
     """`enum counter`: indexes of the counters map."""
 
@@ -59,7 +65,6 @@ class Counter(IntEnum):
     FALLBACK_RECORDS = auto()
     STORAGE_FAILED = auto()
     FLOWS_FULL = auto()
-    PROCESS_STORAGE_FAILED = auto()
     PROCESS_RECORDS_DELAYED = auto()
     LIVE_RECORDS_DELAYED = auto()
     DNS_RECORDS_LOST = auto()
@@ -133,9 +138,11 @@ class ProcessRecord:
 class DnsRecord:
     """A DNS answer as it arrived: the payload of UDP, or a segment of TCP's stream."""
 
+    flags: DnsFlag
     time_ns: int
     cookie: int
     netns: int
+    """0 where the kernel did not know it yet: that of the socket's flow records."""
     protocol: int
     payload: bytes
 
@@ -291,6 +298,7 @@ def _decode_dns(record: bytes) -> DnsRecord:
     if DNS.size + fields[6] != len(record):
         raise WireError(f"DNS record of {len(record)} bytes with a payload of {fields[6]}")
     return DnsRecord(
+        flags=DnsFlag(fields[1]),
         time_ns=fields[3],
         cookie=fields[4],
         netns=fields[5],

@@ -26,7 +26,6 @@ _LOST = {
 _DELAYED = {
     Counter.FALLBACK_RECORDS: ("final_record", "ring_full"),
     Counter.STORAGE_FAILED: ("socket", "no_storage"),
-    Counter.PROCESS_STORAGE_FAILED: ("process", "no_storage"),
     Counter.PROCESS_RECORDS_DELAYED: ("process_record", "ring_full"),
     Counter.LIVE_RECORDS_DELAYED: ("live_record", "ring_full"),
 }
