@@ -20,6 +20,7 @@ char LICENSE[] SEC("license") = "GPL";
 #include "lineage.h"
 #include "accounting.h"
 #include "drain.h"
+#include "dns.h"
 
 /* Never used and never loaded (libbpf passes over sections it doesn't know): it puts the enums, and what no map
  * holds, into the object's BTF, by which tests/contract compares picosnitch.h with wire.py. */
@@ -131,7 +132,7 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit)
 	}
 	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
 		write_owner(state, task);
-		introduce(NULL);
+		introduce();
 	}
 	if (is_datagram(state->protocol)) {
 		if (!sk->__sk_common.skc_dport && count_peer(sk, state, bytes, transmit))
@@ -216,7 +217,7 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 	if (sk->sk_lock.owned) {
 		if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
 			write_owner(state, task);
-			introduce(NULL);
+			introduce();
 		}
 		if (!is_owner(state, task))
 			return count_elsewhere(sk, advance, false, 0);
@@ -309,7 +310,7 @@ int sock_release(struct bpf_sock *sk)
 	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
 		/* Accepted and closed without a byte: whoever closes it is who had it. */
 		write_owner(state, bpf_get_current_task_btf());
-		introduce(NULL);
+		introduce();
 	}
 	if (has_counts(state))
 		push(state, state->cookie, FLOW_FINAL);
@@ -370,29 +371,26 @@ int recvmsg6(struct bpf_sock_addr *context)
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, void *binprm)
 {
-	struct process_state *state;
-	__u16 flags = 0;
-	__u32 device;
+	struct process_node *node;
+	__u32 device, flags = 0;
 
 	if (is_abandoned())
 		return 0;
-	state = bpf_task_storage_get(&processes, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!state) {
-		add_counter(COUNTER_PROCESS_STORAGE_FAILED, 1);
+	node = slot_of(task->tgid);
+	if (!node)
 		return 0;
-	}
-	state->sent = 0;
-	state->lineage[2].key.tgid = 0;
-	read_ancestors(task, state);
-	read_node(task, &state->lineage[0]);
-	state->lineage[0].exec_ns = bpf_ktime_get_boot_ns();
-	read_cmdline(task, &state->lineage[0], 0);
-	device = state->lineage[0].executable.device;
+	/* The parent lives now and may have ended by the time this process opens a socket. */
+	know_ancestors(task);
+	read_node(task, node);
+	node->exec_ns = bpf_ktime_get_boot_ns();
+	read_cmdline(task, node, 0);
+	publish(node, task->tgid);
+	device = node->executable.device;
 	if (!bpf_map_lookup_elem(&watched_devices, &device))
 		flags |= PROCESS_UNWATCHED;
 	if (control.every_exe)
 		flags |= PROCESS_EXEC;
-	if (flags && !send_lineage(state, flags))
-		state->sent = 1;
+	if (flags && send_lineage(node, flags))
+		node->sent = 1;
 	return 0;
 }

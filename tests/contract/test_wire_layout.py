@@ -2,7 +2,7 @@
 
 import re
 import struct
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from importlib import resources
 from pathlib import Path
 
@@ -24,10 +24,11 @@ RECORDS = {
     "dns_record": (wire.DNS, "payload"),
     "unseen_record": (wire.UNSEEN, None),
 }
-ENUMS: dict[str, tuple[str, type[IntEnum] | type[wire.FlowFlag] | type[wire.ProcessFlag]]] = {
+ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
     "record_kind": ("RECORD_", wire.RecordKind),
     "flow_flags": ("FLOW_", wire.FlowFlag),
     "process_flags": ("PROCESS_", wire.ProcessFlag),
+    "dns_flags": ("DNS_", wire.DnsFlag),
     "counter": ("COUNTER_", wire.Counter),
 }
 

@@ -77,5 +77,6 @@ TRACEPOINT_PLAN = (
     _cgroup("recvmsg4", "5.2", "peers of unconnected datagrams"),
     _cgroup("recvmsg6", "5.2", "peers of unconnected datagrams"),
     _cgroup("sock_release", "5.9", "the last count of a socket"),
+    _cgroup("dns_ingress", "5.11", "DNS answers, for the names of peers"),
 )
 """Iterators first: without them nothing that is counted could be read."""
