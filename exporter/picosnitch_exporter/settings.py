@@ -121,13 +121,17 @@ class OtlpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirusTotalSettings:
-    """Off without a key; `api_key` holds the content of `api_key_file` if there is one."""
+    """Off without a key; `api_key` and `proxy_url` hold the content of their file, if any."""
 
     api_key: str = field(default="", repr=False)
     api_key_file: Path | None = None
     file_upload: bool = False
     request_limit_seconds: int = 15
     base_url: str = "https://www.virustotal.com/api/v3"
+    proxy_url: str | None = field(default=None, repr=False)
+    proxy_url_file: Path | None = None
+    recheck_days: int = 7
+    """0: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

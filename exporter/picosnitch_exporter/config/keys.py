@@ -22,6 +22,7 @@ from picosnitch_exporter.config.kinds import (
     Text,
     check_base_url,
     check_credential,
+    check_proxy_url,
     check_secret_url,
     check_user,
 )
@@ -302,6 +303,25 @@ KEYS = (
         name="virustotal.base_url",
         kind=Text(description=_URL, check=check_base_url),
         doc="where the API is",
+    ),
+    Key(
+        name="virustotal.proxy_url",
+        kind=Secret(
+            description="a URL (http), or null (secret)", check=check_proxy_url, empty=None
+        ),
+        doc="an HTTP proxy on the way there; it may name a user and a password",
+    ),
+    Key(
+        name="virustotal.proxy_url_file",
+        kind=FilePath(nullable=True),
+        doc="a file with that URL",
+        fills="virustotal.proxy_url",
+    ),
+    Key(
+        name="virustotal.recheck_days",
+        kind=Number(minimum=0, maximum=3650),
+        doc="executables that VirusTotal does not know or finds clean are asked for again after "
+        "this; 0: never",
     ),
     Key(
         name="notifications.desktop",

@@ -261,6 +261,13 @@ def check_secret_url(text: str) -> str:
     return check_url(text, with_user=True)
 
 
+def check_proxy_url(text: str) -> str:
+    """A URL of a proxy, spoken to without TLS, as is usual for proxies that tunnel."""
+    if not check_secret_url(text).startswith("http://"):
+        raise ValueError("must be a URL that begins with http://")
+    return text
+
+
 def one_of(words: tuple[str, ...]) -> str:
     """`a, b or c`."""
     return f"{', '.join(words[:-1])} or {words[-1]}"

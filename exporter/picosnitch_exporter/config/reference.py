@@ -75,7 +75,8 @@ log:
 
 ## Secrets
 
-Secrets are `virustotal.api_key`, `notifications.webhook_url` and the passwords in `log.server`.
+Secrets are `virustotal.api_key`, `virustotal.proxy_url`, `notifications.webhook_url` and the
+passwords in `log.server`.
 They are never printed. A configuration file that holds one is refused while its group or others can
 read it (`chmod 600 FILE`). Each can stand in a file of its own instead (`..._file`), which its
 group may read, but not others; setting both is an error.
