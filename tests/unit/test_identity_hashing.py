@@ -155,6 +155,62 @@ def test_file_is_read_again_when_only_its_change_time_moved(
     assert hashlib.sha256(b"content").hexdigest() == outcome.sha256
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+def test_readings_have_to_agree_when_the_change_time_never_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    modified_ns = path.stat().st_mtime_ns
+    contents = iter((b"CONTENT", b"Content", b"contenT") if is_written else (b"content",) * 3)
+    read = os.preadv
+
+    def read_then_write(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        length = read(descriptor, buffers, offset)
+        content = next(contents)
+        before_ns = path.stat().st_ctime_ns
+        while path.stat().st_ctime_ns == before_ns:
+            path.write_bytes(content)
+            os.utime(path, ns=(0, modified_ns))
+        return length
+
+    monkeypatch.setattr(os, "preadv", read_then_write)
+    with Hasher(workers=1) as hasher:
+        submit(hasher, path, 1)
+        (outcome,) = wait(hasher, 1)
+    sha256 = "" if is_written else hashlib.sha256(b"content").hexdigest()
+    assert (sha256, "modified" if is_written else "") == (outcome.sha256, outcome.reason)
+    assert outcome.changed_ns == 0
+
+
+def test_giant_is_closed_when_the_end_comes_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    entered = threading.Event()
+    read = os.preadv
+
+    def read_once_open(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        entered.set()
+        gate.wait(DEADLINE_SECONDS)
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", read_once_open)
+    monkeypatch.setattr(hashing, "SLICE_BYTES", 4)
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    hasher = Hasher(workers=1)
+    descriptor = submit(hasher, path, 1)
+    entered.wait(DEADLINE_SECONDS)
+    closing = threading.Thread(target=hasher.close)
+    closing.start()
+    while not hasher._is_closed:
+        time.sleep(0)
+    gate.set()
+    closing.join(DEADLINE_SECONDS)
+    assert not is_open(descriptor)
+
+
 def test_small_files_are_done_first_when_a_sparse_giant_is_read(
     hasher: Hasher, tmp_path: Path
 ) -> None:

@@ -141,6 +141,21 @@ def test_ended_process_is_forgotten_when_unused_for_an_hour() -> None:
     table.expire(now_ns=NOW + 3 * IDLE_NS)
 
 
+def test_look_for_ended_processes_is_short_when_many_run() -> None:
+    asked: list[int] = []
+
+    def is_running(tgid: int) -> bool:
+        asked.append(tgid)
+        return True
+
+    table = ProcessTable(is_running=is_running)
+    for tgid in range(1, 201):
+        table.add(process(key(tgid)), now_ns=NOW)
+    table.expire(now_ns=NOW + IDLE_NS)
+    assert list(range(1, 65)) == asked
+    assert len(table) == 200
+
+
 def test_ended_processes_go_first_when_the_table_is_full() -> None:
     table = ProcessTable(is_running=Running(1, 2), max_processes=3)
     for tgid in (1, 2, 3, 4):

@@ -221,6 +221,16 @@ def test_replayed_file_is_hashed_when_it_is_shown_again(bench: Bench) -> None:
     assert digest("a") == replayed.sha256
 
 
+def test_replayed_file_is_known_when_it_was_committed(bench: Bench) -> None:
+    shown = bench.show(seen())
+    bench.hash(shown, "a")
+    later = Bench()
+    later.registry.restore(bench.registry.take_new_files())
+    replayed = later.registry.seen(seen(), None)
+    assert digest("a") == replayed.sha256
+    assert later.registry.seen(seen(), None) is replayed
+
+
 def test_replayed_file_is_given_up_when_it_is_not_shown_again(bench: Bench) -> None:
     replayed = bench.registry.seen(seen(), None)
     bench.wait(2)

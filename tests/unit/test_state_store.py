@@ -396,6 +396,13 @@ def test_verdict_is_pending_when_nobody_has_answered_yet() -> None:
     assert verdicts == [Verdict.PENDING, Verdict.CLEAN]
 
 
+def test_oldest_verdict_goes_when_there_are_too_many() -> None:
+    facts = Facts(health=FakeHealth(), max_remembered=2)
+    for number in range(3):
+        facts.judge(executable(number).sha256, VirusTotalResult(verdict=Verdict.CLEAN))
+    assert {executable(1).sha256, executable(2).sha256} == set(facts._verdicts)
+
+
 def test_executable_without_facts_is_dropped_when_only_its_traffic_was_seen() -> None:
     target = store()
     move(target, 1, 1)

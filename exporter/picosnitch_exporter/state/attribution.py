@@ -146,32 +146,32 @@ class Attributor:
         for held in self._waiting.overdue(now_ns):
             held.is_impatient = True
             if isinstance(held.waits_for, ProcessKey):
-                self._waiting.remove(held)
+                self._waiting.remove(held, held.waits_for)
                 self._advance(held)
 
     def flush(self) -> None:
         """Attributes all that is held by what is known now, as nothing more will come."""
-        for held in self._waiting:
-            self._force(held)
+        for held, event in self._waiting.all():
+            self._force(held, event)
 
     def finish_counted(self) -> None:
         """Hands over the rows of what is counted, though a parent's hash is still awaited.
 
         Before a commit: totals and rows of a flow then stand in the same one.
         """
-        for held in self._waiting:
+        for held, event in self._waiting.all():
             if held.executable is not None:
-                self._force(held)
+                self._force(held, event)
 
     def uncounted(self) -> Iterator[FlowRecord]:
         """Flows that wait and are in no total or row yet."""
-        for held in self._waiting:
+        for held, _event in self._waiting.all():
             if held.executable is None and held.flow is not None:
                 yield held.flow
 
-    def _force(self, held: Held) -> None:
+    def _force(self, held: Held, event: Event) -> None:
         held.is_forced = True
-        self._waiting.remove(held)
+        self._waiting.remove(held, event)
         self._advance(held)
 
     def _begin(self, owner: ProcessKey, record: FlowRecord | ProcessRecord | UnseenRecord) -> None:
@@ -182,6 +182,7 @@ class Attributor:
             grace_ends_ns=self._clock() + self._grace_ns,
             flow=record if isinstance(record, FlowRecord) else None,
             unseen=record if isinstance(record, UnseenRecord) else None,
+            uid=record.uid if isinstance(record, ProcessRecord) else 0,
         )
         if len(self._waiting) >= self._max_held:
             held.is_forced = True

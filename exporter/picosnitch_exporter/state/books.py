@@ -118,12 +118,12 @@ class Books:
         )
         if held.flow is not None:
             self._rows.add(self._attributed(held, held.flow, (program, parent, grandparent)))
-        elif held.process is not None:
+        else:
             self._rows.add_execution(
                 program,
                 parent=parent,
                 grandparent=grandparent,
-                uid=held.process.uid,
+                uid=held.uid,
                 container=held.container,
             )
 

@@ -1,7 +1,6 @@
 """What can't be attributed yet: it waits for a process, a command line or a hash."""
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from picosnitch_exporter.identity.processes import Process
@@ -30,6 +29,8 @@ class Held:
     """Its label, from the moment on in which it is counted."""
     workload: Workload = HOST
     container: str = ""
+    uid: int = 0
+    """Of what ran; a flow has its own."""
     is_impatient: bool = False
     """Waits for no process any more."""
     is_forced: bool = False
@@ -57,9 +58,9 @@ class Waiting:
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Held]:
-        for waiting in list(self._by_event.values()):
-            yield from list(waiting)
+    def all(self) -> list[tuple[Held, Event]]:
+        """Everything, and what each waits for."""
+        return [(held, event) for event, waiting in self._by_event.items() for held in waiting]
 
     def put(self, held: Held, event: Event) -> None:
         """Keeps it until the event."""
@@ -79,14 +80,12 @@ class Waiting:
             self._forget(held)
         return taken
 
-    def remove(self, held: Held) -> None:
-        """Takes out one that waits no longer."""
-        if held.waits_for is None:
-            return
-        waiting = self._by_event[held.waits_for]
+    def remove(self, held: Held, event: Event) -> None:
+        """Takes out one that is not to wait for the event any longer."""
+        waiting = self._by_event[event]
         del waiting[held]
         if not waiting:
-            del self._by_event[held.waits_for]
+            del self._by_event[event]
         self._forget(held)
 
     def find(self, record: FlowRecord) -> Held | None:
