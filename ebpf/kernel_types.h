@@ -174,7 +174,23 @@ struct super_block {
 	__u32 s_dev;
 };
 
+struct timespec64 {
+	__s64 tv_sec;
+	long tv_nsec;
+};
+
+/* The change time: i_ctime until 6.5, __i_ctime from 6.6 (13bc24457850), two fields from 6.11 (3aa63a569c64). */
+struct inode___before_6_6 {
+	struct timespec64 i_ctime;
+};
+
+struct inode___before_6_11 {
+	struct timespec64 __i_ctime;
+};
+
 struct inode {
+	__s64 i_ctime_sec;
+	__u32 i_ctime_nsec;
 	unsigned long i_ino;
 	struct super_block *i_sb;
 	__u32 i_generation;

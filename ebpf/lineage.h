@@ -25,6 +25,34 @@ static __always_inline void read_executable(struct task_struct *task,
 	identity->generation = inode->i_generation;
 }
 
+/* The change time of what the calling process executes: moves with every write to the file. */
+static __always_inline __u64 read_changed_ns(struct task_struct *task)
+{
+	struct mm_struct *mm = task->mm;
+	struct inode___before_6_11 *before_6_11;
+	struct inode___before_6_6 *before_6_6;
+	struct inode *inode;
+	struct file *file;
+
+	if (!mm)
+		return 0;
+	file = mm->exe_file;
+	if (!file)
+		return 0;
+	inode = file->f_inode;
+	if (!inode)
+		return 0;
+	if (bpf_core_field_exists(inode->i_ctime_sec))
+		return inode->i_ctime_sec * 1000000000ULL + inode->i_ctime_nsec;
+	before_6_11 = (void *)inode;
+	if (bpf_core_field_exists(before_6_11->__i_ctime))
+		return BPF_CORE_READ(before_6_11, __i_ctime.tv_sec) * 1000000000ULL +
+		       BPF_CORE_READ(before_6_11, __i_ctime.tv_nsec);
+	before_6_6 = (void *)inode;
+	return BPF_CORE_READ(before_6_6, i_ctime.tv_sec) * 1000000000ULL +
+	       BPF_CORE_READ(before_6_6, i_ctime.tv_nsec);
+}
+
 static __always_inline void read_key(struct task_struct *task, struct process_key *key)
 {
 	struct task_struct *leader = task->group_leader;
@@ -77,6 +105,7 @@ static __always_inline void inherit_cmdline(struct process_node *node)
 	if (!parent || !is_image(parent, &node->parent) || parent->key.exec_id != node->key.exec_id)
 		return;
 	node->exec_ns = parent->exec_ns;
+	node->changed_ns = parent->changed_ns;
 	node->cmdline_bytes = parent->cmdline_bytes;
 	node->flags = parent->flags;
 	__builtin_memcpy(node->cmdline, parent->cmdline, CMDLINE_BYTES);
@@ -99,6 +128,7 @@ static __always_inline void read_node(struct task_struct *task, struct process_n
 	node->executable.generation = 0;
 	read_executable(task, &node->executable);
 	node->exec_ns = 0;
+	node->changed_ns = 0;
 	node->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
 	node->uid = task->cred->uid.val;
 	node->cmdline_bytes = 0;
@@ -165,6 +195,7 @@ static __always_inline bool send_node(struct process_record *record, struct proc
 	record->parent = node->parent;
 	record->executable = node->executable;
 	record->exec_ns = node->exec_ns;
+	record->changed_ns = node->changed_ns;
 	record->cgroup_id = node->cgroup_id;
 	record->uid = node->uid;
 	record->cmdline_bytes = length;

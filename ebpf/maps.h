@@ -106,6 +106,7 @@ struct process_node {
 	struct process_key parent;
 	struct file_identity executable;
 	__u64 exec_ns;
+	__u64 changed_ns;
 	__u64 cgroup_id;
 	__u32 uid;
 	__u16 cmdline_bytes;

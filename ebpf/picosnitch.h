@@ -109,6 +109,7 @@ struct process_record {
 	struct process_key parent;
 	struct file_identity executable;
 	__u64 exec_ns; /* CLOCK_BOOTTIME of the exec; 0 where it was before the programs were attached */
+	__u64 changed_ns; /* the executable's change time (Unix time) at the exec: says which content it had; or 0 */
 	__u64 cgroup_id;
 	__u32 uid;
 	__u16 cmdline_bytes;
@@ -181,7 +182,7 @@ ASSERT_SIZE(file_identity, 16);
 ASSERT_SIZE(process_key, 24);
 ASSERT_SIZE(record_header, 16);
 ASSERT_SIZE(flow_record, 144);
-ASSERT_SIZE(process_record, 120 + CMDLINE_BYTES);
+ASSERT_SIZE(process_record, 128 + CMDLINE_BYTES);
 ASSERT_SIZE(dns_record, 32 + DNS_BYTES);
 ASSERT_SIZE(unseen_record, 64);
 ASSERT_SIZE(control, 72);

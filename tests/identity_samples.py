@@ -153,6 +153,7 @@ def process(  # noqa: PLR0913
         parent=parent,
         executable=executable or file(),
         exec_ns=exec_ns,
+        changed_ns=0,
         cgroup_id=1,
         uid=uid,
         generation=generation,

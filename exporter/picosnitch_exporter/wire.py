@@ -76,7 +76,7 @@ HEADER = struct.Struct("=HHIQ")
 _KEY = "QQII"
 _IDENTITY = "QII"
 FLOW = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}QQQIIII16s16sHHHBBII")
-PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QQIHBB{COMM_BYTES}s")
+PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QQQIHBB{COMM_BYTES}s")
 DNS = struct.Struct(f"={HEADER.format[1:]}QIHH")
 UNSEEN = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}II")
 
@@ -126,6 +126,8 @@ class ProcessRecord:
     parent: ProcessKey
     executable: FileIdentity
     exec_ns: int
+    changed_ns: int
+    """Change time of the executable at its exec, Unix time; 0 where it was not seen."""
     cgroup_id: int
     uid: int
     generation: int
@@ -273,7 +275,7 @@ def encode_flow(record: FlowRecord) -> bytes:
 
 def _decode_process(record: bytes) -> ProcessRecord:
     fields = PROCESS.unpack_from(record)
-    cmdline_bytes = fields[18]
+    cmdline_bytes = fields[19]
     if PROCESS.size + cmdline_bytes != len(record):
         raise WireError(
             f"process record of {len(record)} bytes with a command line of {cmdline_bytes}"
@@ -285,10 +287,11 @@ def _decode_process(record: bytes) -> ProcessRecord:
         parent=ProcessKey(start_ns=fields[8], exec_id=fields[9], tgid=fields[10]),
         executable=FileIdentity(inode=fields[12], device=fields[13], generation=fields[14]),
         exec_ns=fields[15],
-        cgroup_id=fields[16],
-        uid=fields[17],
-        generation=fields[19],
-        comm=fields[21].split(b"\0", 1)[0],
+        changed_ns=fields[16],
+        cgroup_id=fields[17],
+        uid=fields[18],
+        generation=fields[20],
+        comm=fields[22].split(b"\0", 1)[0],
         cmdline=record[PROCESS.size :],
     )
 
