@@ -43,7 +43,8 @@ static __always_inline __u64 read_changed_ns(struct task_struct *task)
 	if (!inode)
 		return 0;
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return inode->i_ctime_sec * 1000000000ULL + inode->i_ctime_nsec;
+		/* From 6.13 on the top bit says that somebody has read the time (4e40eff0b573). */
+		return inode->i_ctime_sec * 1000000000ULL + (inode->i_ctime_nsec & 0x7fffffff);
 	before_6_11 = (void *)inode;
 	if (bpf_core_field_exists(before_6_11->__i_ctime))
 		return BPF_CORE_READ(before_6_11, __i_ctime.tv_sec) * 1000000000ULL +

@@ -383,6 +383,7 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, void *bi
 	know_ancestors(task);
 	read_node(task, node);
 	node->exec_ns = bpf_ktime_get_boot_ns();
+	node->changed_ns = read_changed_ns(task);
 	read_cmdline(task, node, 0);
 	publish(node, task->tgid);
 	device = node->executable.device;
