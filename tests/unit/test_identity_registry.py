@@ -133,6 +133,33 @@ def test_process_has_the_content_of_its_exec_when_the_file_was_written_in_place(
     assert (digest("a"), digest("b")) == (first.sha256, second.sha256)
 
 
+@pytest.mark.parametrize(
+    ("changed", "ran"),
+    [
+        pytest.param(0, 0, id="first content"),
+        pytest.param(5, 0, id="renamed since"),
+        pytest.param(19, 0, id="written right afterwards"),
+        pytest.param(20, 1, id="second content"),
+        pytest.param(25, 1, id="seen"),
+        pytest.param(28, 1, id="its mode changed since"),
+        pytest.param(30, 2, id="third content, its modification time set back"),
+        pytest.param(99, 2, id="unlinked since"),
+    ],
+)
+def test_change_time_tells_the_content_when_the_exec_time_can_not(
+    bench: Bench, changed: int, ran: int
+) -> None:
+    shown = [
+        bench.show(seen(seen_ns=0, modified_ns=OLD_NS, changed_ns=OLD_NS)),
+        bench.show(seen(seen_ns=50, modified_ns=OLD_NS + 20, changed_ns=OLD_NS + 25)),
+        bench.show(seen(seen_ns=50, modified_ns=OLD_NS - 9, changed_ns=OLD_NS + 30)),
+    ]
+    if changed == 28:
+        shown[2].modified_ns = OLD_NS + 29
+    version = bench.registry.version_of(file(), exec_ns=50, changed_ns=OLD_NS + changed)
+    assert shown[ran] is version
+
+
 def test_file_is_hashed_once_when_it_is_shown_again(bench: Bench) -> None:
     shown = bench.show(seen())
     again = descriptor()
@@ -252,6 +279,14 @@ def test_hash_comes_late_when_reading_had_stalled(bench: Bench) -> None:
     assert (digest("a"), "") == (shown.sha256, shown.reason)
     bench.wait(120)
     assert shown.state is VersionState.HASHED
+
+
+def test_reason_stays_when_reading_fails_after_it_had_stalled(bench: Bench) -> None:
+    shown = bench.show(seen())
+    bench.wait(120)
+    bench.fail(shown, "io_error")
+    assert shown.reason == "stalled"
+    assert bench.registry.take_settled() == [shown]
 
 
 def test_kernel_thread_has_no_file_when_asked(bench: Bench) -> None:

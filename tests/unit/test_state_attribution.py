@@ -323,6 +323,24 @@ def test_content_is_that_of_the_exec_when_the_file_was_written_since(bench: Benc
     }
 
 
+def test_content_is_told_by_the_change_time_when_the_exec_was_close_to_the_write(
+    bench: Bench,
+) -> None:
+    bench.show_hashed()
+    bench.show(seen(seen_ns=1, modified_ns=OLD_NS + 5, changed_ns=OLD_NS + 5, path=b"/bin/new"))
+    for ticket in list(bench.hasher.jobs):
+        bench.hasher.finish(ticket, digest("new"))
+    bench.attributor.settled()
+    bench.attributor.process(replace(process(), changed_ns=OLD_NS + 4))
+    bench.attributor.process(replace(process(key(101)), changed_ns=OLD_NS + 5))
+    bench.attributor.flow(flow(transmit_bytes=1))
+    bench.attributor.flow(flow(key(101), transmit_bytes=2))
+    assert bench.transmitted() == {
+        hashed(7): 1,
+        Executable(sha256=digest("new"), exe="/bin/new"): 2,
+    }
+
+
 def test_content_is_that_of_the_record_when_the_process_has_another_file(bench: Bench) -> None:
     bench.show_hashed(file(7))
     bench.show_hashed(file(8))

@@ -45,6 +45,8 @@ class Process:
     parent: ProcessKey
     executable: FileIdentity
     exec_ns: int
+    changed_ns: int
+    """Change time of the executable at its exec, 0 where unknown."""
     cgroup_id: int
     uid: int
     name: str
@@ -129,6 +131,7 @@ class ProcessTable:
                 parent=record.parent,
                 executable=record.executable,
                 exec_ns=record.exec_ns,
+                changed_ns=record.changed_ns,
                 cgroup_id=record.cgroup_id,
                 uid=record.uid,
                 name=os.fsdecode(record.comm),
@@ -153,6 +156,7 @@ class ProcessTable:
             process.program = None
         if record.exec_ns and record.exec_ns != process.exec_ns:
             process.exec_ns = record.exec_ns
+            process.changed_ns = record.changed_ns
             process.version = None
             process.program = None
         return process

@@ -101,8 +101,11 @@ class Registry:
         self._settled = []
         return settled
 
-    def version_of(self, identity: FileIdentity, *, exec_ns: int) -> Version:
-        """What a process that was executed then (CLOCK_BOOTTIME; 0: before anybody looked) ran."""
+    def version_of(self, identity: FileIdentity, *, exec_ns: int, changed_ns: int = 0) -> Version:
+        """What a process that was executed then (CLOCK_BOOTTIME; 0: before anybody looked) ran.
+
+        `changed_ns` is the file's change time (Unix time) at that moment, 0 where unknown.
+        """
         if not identity.inode:
             return self.kernel
         chain = self._chain(identity)
@@ -111,7 +114,7 @@ class Registry:
             chain.versions.append(version)
             self._unseen.append((self._clock() + self._grace_ns, version))
             return version
-        chosen = chain.choose(exec_ns)
+        chosen = chain.choose(exec_ns, changed_ns)
         if chosen is None:
             chosen = chain.forgotten = Version(identity=identity, path=chain.versions[0].path)
             self._settle(chosen, reason="forgotten")

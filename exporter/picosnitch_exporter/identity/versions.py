@@ -75,12 +75,30 @@ class Chain:
         """The one that was seen last."""
         return self.versions[-1] if self.versions else None
 
-    def choose(self, exec_ns: int) -> Version | None:
-        """The latest that was seen before the exec, or the first; None where that is gone."""
-        for version in reversed(self.versions):
-            if version.seen_ns <= exec_ns:
+    def choose(self, exec_ns: int, changed_ns: int = 0) -> Version | None:
+        """What a process ran, by the time of its exec and the file's change time at that moment.
+
+        The latest that neither was seen only after the exec nor has been written since; else the
+        first. None where that is gone.
+        """
+        for at in reversed(range(len(self.versions))):
+            version = self.versions[at]
+            is_later = bool(changed_ns and version.changed_ns) and changed_ns < self._written_ns(at)
+            if version.seen_ns <= exec_ns and not is_later:
                 return version
         return self.forgotten if self.is_cut else self.versions[0]
+
+    def _written_ns(self, at: int) -> int:
+        """The earliest change time that the file can have had with this content.
+
+        It was written then, or, as that stamp can be set, at least after the version before was
+        seen. What moves the change time later on (unlink, rename, chmod) leaves the content.
+        """
+        version = self.versions[at]
+        written_ns = min(version.modified_ns, version.changed_ns)
+        if not at:
+            return written_ns if self.is_cut else 0
+        return max(written_ns, min(self.versions[at - 1].changed_ns + 1, version.changed_ns))
 
     def begin(self, frame: ExecutableSeen, *, is_racy: bool) -> Version:
         """The version that the frame speaks of: a new one, or the one that somebody waits for."""

@@ -39,7 +39,9 @@ def version_of(process: Process, registry: Registry) -> Version:
     if version is None or version.state is VersionState.IMPOSSIBLE:
         version = registry.kernel
         if not process.is_kernel:
-            version = registry.version_of(process.executable, exec_ns=process.exec_ns)
+            version = registry.version_of(
+                process.executable, exec_ns=process.exec_ns, changed_ns=process.changed_ns
+            )
         if version is not process.version:
             process.version = version
             process.program = None
