@@ -76,7 +76,7 @@ class Channel:
             raise PeerGoneError("the other process has closed the stream") from error
         descriptors = _received_descriptors(ancillary)
         try:
-            frame = self._check(message, flags, has_descriptor=bool(descriptors))
+            frame = self._check(message, flags, len(descriptors))
         except (PeerGoneError, WireError):
             for descriptor in descriptors:
                 with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ class Channel:
             raise
         return frame, descriptors[0] if descriptors else None
 
-    def _check(self, message: bytes, flags: int, *, has_descriptor: bool) -> Frame:
+    def _check(self, message: bytes, flags: int, descriptors: int) -> Frame:
         if not message:
             raise PeerGoneError("the other process has closed the stream")
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -92,9 +92,10 @@ class Channel:
         frame = decode(message)
         if not isinstance(frame, self._receives):
             raise WireError(f"a {type(frame).__name__} frame from the wrong side")
-        if has_descriptor != (isinstance(frame, ExecutableSeen) and not frame.reason):
-            with_or_without = "with" if has_descriptor else "without"
-            raise WireError(f"a {type(frame).__name__} frame {with_or_without} a descriptor")
+        # The space for one descriptor is padded, and holds two.
+        wanted = 1 if isinstance(frame, ExecutableSeen) and not frame.reason else 0
+        if descriptors != wanted:
+            raise WireError(f"a {type(frame).__name__} frame with {descriptors} descriptors")
         return frame
 
 
