@@ -30,10 +30,12 @@ from picosnitch_exporter.state.naming import (
 )
 from picosnitch_exporter.state.store import Store
 from picosnitch_exporter.stream import CommandLine, ExecutableSeen
-from picosnitch_exporter.wire import FlowRecord, ProcessFlag, ProcessRecord, UnseenRecord
+from picosnitch_exporter.wire import FlowFlag, FlowRecord, ProcessFlag, ProcessRecord, UnseenRecord
 
 MAX_HELD = 65_536
 """Connections that wait for a hash or a name: 60 MB if there were so many."""
+# Plain numbers: the operators of IntFlag take 0.6 us each.
+_KERNEL = int(FlowFlag.KERNEL)
 _GENERATIONS = 3
 """That are logged: the process, its parent and its grandparent."""
 
@@ -175,12 +177,15 @@ class Attributor:
         self._advance(held)
 
     def _begin(self, owner: ProcessKey, record: FlowRecord | ProcessRecord | UnseenRecord) -> None:
+        flow = record if isinstance(record, FlowRecord) else None
         held = Held(
             owner=owner,
             identity=record.executable,
             time_ns=record.time_ns,
             grace_ends_ns=self._clock() + self._grace_ns,
-            flow=record if isinstance(record, FlowRecord) else None,
+            flow=flow,
+            is_kernel=not record.executable.inode
+            or (flow is not None and int(flow.flags) & _KERNEL > 0),
             unseen=record if isinstance(record, UnseenRecord) else None,
             uid=record.uid if isinstance(record, ProcessRecord) else 0,
         )

@@ -29,6 +29,8 @@ class Held:
     """Its label, from the moment on in which it is counted."""
     workload: Workload = HOST
     container: str = ""
+    is_kernel: bool = False
+    """Of a kernel thread: there is no file, and often no introduction."""
     uid: int = 0
     """Of what ran; a flow has its own."""
     is_impatient: bool = False
@@ -37,12 +39,6 @@ class Held:
     """Waits for nothing any more."""
     waits_for: Event | None = None
     has_waited: bool = False
-
-    @property
-    def is_kernel(self) -> bool:
-        """Of a kernel thread: there is no file, and often no introduction."""
-        is_marked = self.flow is not None and bool(self.flow.flags & FlowFlag.KERNEL)
-        return is_marked or not self.identity.inode
 
 
 class Waiting:
