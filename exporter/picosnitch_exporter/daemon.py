@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -22,6 +23,7 @@ from picosnitch_exporter import logging_format, privileges
 from picosnitch_exporter.errors import (
     PeerGoneError,
     PicosnitchError,
+    RequirementError,
     StorageError,
 )
 from picosnitch_exporter.logging_format import Event
@@ -44,6 +46,7 @@ def run(settings: Settings) -> int:
     PicosnitchError
         if it can't start, or one of the processes has failed.
     """
+    raise_file_limit(settings.identity.rlimit_nofile)
     loader = Loader(settings.bpf, every_exe=settings.identity.every_exe)
     account = privileges.find_account(settings.storage.user)
     prepare_storage(settings.storage.path, account)
@@ -68,6 +71,25 @@ def detach(settings: Settings) -> int:
     pins = settings.bpf.pin_path
     print(f"removed {pins}" if removed else f"nothing to remove: there is no {pins}")  # noqa: T201
     return 0
+
+
+def raise_file_limit(limit: int | None) -> None:
+    """Lets both processes have as many open files as they may, or as `limit` says.
+
+    Raises
+    ------
+    RequirementError
+        if the limit can't be set.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limit if limit is not None else hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+    except (OSError, ValueError) as error:
+        raise RequirementError(
+            f"identity.rlimit_nofile: {wanted} open files can't be had (now {soft}): "
+            "choose a smaller number, or raise fs.nr_open"
+        ) from error
 
 
 def prepare_storage(path: Path, account: privileges.Account) -> None:

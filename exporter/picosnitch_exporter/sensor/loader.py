@@ -80,6 +80,10 @@ class Loader:
     def __init__(self, settings: BpfSettings, *, every_exe: bool) -> None:
         self._settings = settings
         self._every_exe = every_exe
+        if settings.plan not in {"auto", "tracepoint"}:
+            raise RequirementError(
+                f"bpf.plan: {settings.plan} is not built yet, only tracepoint is: set it to auto"
+            )
         requirements.require_capabilities()
         requirements.require_btf()
         self._library = Library()
