@@ -143,8 +143,8 @@ class Windows:
             remote_port=flow.remote_port,
             local_address=flow.local_address,
             remote_address=flow.remote_address,
-            # An answer may have been on its way while the first bytes were.
-            domain=connection.domain or self._domains.domain_of(flow),
+            # An answer, or who asked for it, may have been on its way while the first bytes were.
+            domain=self._domains.domain_of(flow) or connection.domain,
             netns=flow.netns,
             container=flow.container,
         )

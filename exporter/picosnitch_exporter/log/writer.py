@@ -37,7 +37,7 @@ _LAST_RETRY_SECONDS: Final = 5.0
 _WAIT_SECONDS: Final = 1.0
 _SAY_SECONDS: Final = 60.0
 _JOIN_SECONDS: Final = 0.5
-"""For an attempt that is under way when the time to close is up."""
+"""For an attempt that is under way when the time to close is up: it is made again, or known."""
 _SQLITE: Final = "sqlite"
 _PACKAGE: Final = "picosnitch_exporter"
 
@@ -69,7 +69,12 @@ class LogWriter:
 
     `committed` is called from its thread for each commit that has become durable, `failed` where it
     can't go on (a bug: what the system refuses is tried again), `discovered` for executables that
-    have never been seen before.
+    have never been seen before. `courier` is the configured server's, unless one is given.
+
+    Raises
+    ------
+    RequirementError, ConfigurationError
+        if a server is configured whose driver is missing or does not know a parameter.
     """
 
     def __init__(  # noqa: PLR0913 the composition root hands over all that the thread needs
@@ -89,7 +94,7 @@ class LogWriter:
         self._committed = committed
         self._failed = failed
         self._discovered = discovered
-        self._courier = courier
+        self._courier = courier or _courier_of(settings, health)
         self._keeps_rows = settings.sqlite.enabled
         self._hiding = Hiding(
             addresses=not settings.addresses,
@@ -141,7 +146,7 @@ class LogWriter:
         if self._unfinished:
             logger.error("log_unfinished commits=%d: the next start has them", self._unfinished)
         if self._courier is not None:
-            self._courier.close(timeout_seconds=timeout_seconds)
+            self._courier.close(timeout_seconds=_JOIN_SECONDS)
         logging.getLogger(_PACKAGE).removeHandler(self._errors)
         self._errors.close()
         if not self._thread.is_alive():
@@ -329,6 +334,15 @@ class LogWriter:
 
     def _pause(self) -> float:
         return min(max(self._next_prune - time.monotonic(), 0.0), _WAIT_SECONDS)
+
+
+def _courier_of(settings: LogSettings, health: Health) -> Courier | None:
+    if settings.server is None:
+        return None
+    # Its drivers take memory that most do without.
+    from picosnitch_exporter.log.server import ServerCourier
+
+    return ServerCourier(settings.server, health=health)
 
 
 class _GivenUpError(Exception):
