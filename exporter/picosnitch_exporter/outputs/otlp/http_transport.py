@@ -1,0 +1,140 @@
+"""The official exporters over HTTP, with a session that sees what the receiver answers."""
+
+import time
+from collections.abc import Callable
+
+import requests
+from google.protobuf.message import DecodeError
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceResponse,
+)
+from requests.adapters import HTTPAdapter
+
+from picosnitch_exporter.config.otel import OtlpTarget
+from picosnitch_exporter.outputs.otlp.answers import (
+    Answer,
+    Result,
+    Watch,
+    of_partial_success,
+    of_status,
+    shortened,
+)
+
+_SUCCESS = range(200, 300)
+
+
+def metric_exporter(target: OtlpTarget, watch: Watch) -> OTLPMetricExporter:
+    """The exporter of metrics."""
+    return OTLPMetricExporter(
+        endpoint=target.url,
+        certificate_file=_path(target.certificate),
+        client_key_file=_path(target.client_key),
+        client_certificate_file=_path(target.client_certificate),
+        headers=dict(target.headers),
+        timeout=target.timeout_seconds,
+        compression=Compression.Gzip if target.is_compressed else Compression.NoCompression,
+        session=_session(watch, _rejected_points),
+    )
+
+
+def log_exporter(target: OtlpTarget, watch: Watch) -> OTLPLogExporter:
+    """The exporter of log records."""
+    return OTLPLogExporter(
+        endpoint=target.url,
+        certificate_file=_path(target.certificate),
+        client_key_file=_path(target.client_key),
+        client_certificate_file=_path(target.client_certificate),
+        headers=dict(target.headers),
+        timeout=target.timeout_seconds,
+        compression=Compression.Gzip if target.is_compressed else Compression.NoCompression,
+        session=_session(watch, _rejected_records),
+    )
+
+
+def _path(path: object | None) -> str | None:
+    return None if path is None else str(path)
+
+
+class _WatchingAdapter(HTTPAdapter):
+    """Sends as HTTPAdapter does, and notes how it went."""
+
+    def __init__(self, watch: Watch, partial_success: Callable[[bytes], Answer]) -> None:
+        super().__init__()
+        self._watch = watch
+        self._partial_success = partial_success
+
+    def send(  # noqa: PLR0913, PLR0917 - the interface of requests
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,  # noqa: FBT001, FBT002
+        timeout: object = None,
+        verify: bool | str = True,  # noqa: FBT001, FBT002
+        cert: str | tuple[str, str] | None = None,
+        proxies: dict[str, str] | None = None,
+    ) -> requests.Response:
+        """The response; an error of the connection is noted, and goes on up."""
+        seconds = timeout if isinstance(timeout, int | float) else None
+        try:
+            response = super().send(
+                request,
+                stream=stream,
+                timeout=self._watch.bounded(seconds),
+                verify=verify,
+                cert=cert,
+                proxies=proxies,
+            )
+            content = response.content
+        except requests.RequestException as error:
+            self._watch.answer = Answer(
+                result=Result.UNAVAILABLE, reason=shortened(f"{type(error).__name__}: {error}")
+            )
+            raise
+        if response.status_code in _SUCCESS:
+            self._watch.answer = self._partial_success(content)
+        else:
+            self._watch.answer = of_status(
+                response.status_code,
+                response.reason,
+                response.headers.get("retry-after"),
+                now=time.time(),
+            )
+        return response
+
+
+def _session(watch: Watch, partial_success: Callable[[bytes], Answer]) -> requests.Session:
+    session = requests.Session()
+    adapter = _WatchingAdapter(watch, partial_success)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def _rejected_points(content: bytes) -> Answer:
+    response = ExportMetricsServiceResponse()
+    if not _decoded(response, content):
+        return Answer(result=Result.SUCCESS)
+    partial = response.partial_success
+    return of_partial_success(partial.rejected_data_points, partial.error_message)
+
+
+def _rejected_records(content: bytes) -> Answer:
+    response = ExportLogsServiceResponse()
+    if not _decoded(response, content):
+        return Answer(result=Result.SUCCESS)
+    partial = response.partial_success
+    return of_partial_success(partial.rejected_log_records, partial.error_message)
+
+
+def _decoded(
+    response: ExportMetricsServiceResponse | ExportLogsServiceResponse, content: bytes
+) -> bool:
+    """False where a receiver answers with something else, as some do."""
+    try:
+        response.ParseFromString(content)
+    except DecodeError:
+        return False
+    return True
