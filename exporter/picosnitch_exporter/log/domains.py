@@ -30,7 +30,7 @@ OTHERS_SECONDS = 600.0
 """And this long for the others in its network namespace."""
 MAX_SECONDS = 86_400.0
 BUDGET_SECONDS = 0.2
-"""Of each second, for parsing: some 2,000 answers of the usual kind. What comes beyond is lost."""
+"""Of each second, for parsing: some 5,000 answers of the usual kind. What comes beyond is lost."""
 
 _TCP = 6
 

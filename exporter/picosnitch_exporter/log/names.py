@@ -5,7 +5,7 @@ from collections import OrderedDict
 from picosnitch_exporter.model import ProcessKey
 
 MAX_NAMES = 65_536
-"""Of addresses, each for a process or a network namespace: 30 MB if there were so many."""
+"""Of addresses, each for a process or a network namespace: 32 MB if there were so many."""
 MAX_CHARACTERS = 4 << 20
 """Of all these names; most have 10 to 40, hostile ones up to 1,000."""
 

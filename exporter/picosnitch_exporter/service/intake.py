@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import StorageError, WireError
+from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.journal import Journal
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.service.status import ClockWatch
@@ -19,7 +20,7 @@ from picosnitch_exporter.stream import (
     decode,
     encode,
 )
-from picosnitch_exporter.wire import FlowRecord, ProcessRecord, encode_flow, split_ring
+from picosnitch_exporter.wire import DnsRecord, FlowRecord, ProcessRecord, encode_flow, split_ring
 from picosnitch_exporter.wire import decode as decode_record
 
 _log = logging.getLogger(__name__)
@@ -36,11 +37,13 @@ class Intake:
         self,
         *,
         attributor: Attributor,
+        domains: DomainTable,
         journal: Journal,
         clocks: ClockWatch,
         health: Health,
     ) -> None:
         self._attributor = attributor
+        self._domains = domains
         self._journal = journal
         self._health = health
         self._clocks = clocks
@@ -105,9 +108,12 @@ class Intake:
                 _log.warning(Event("record_lost", {"error": str(error)}))
                 continue
             if isinstance(record, FlowRecord):
+                self._domains.introduce(record)
                 self._attributor.flow(record)
             elif isinstance(record, ProcessRecord):
                 self._attributor.process(record)
+            elif isinstance(record, DnsRecord):
+                self._domains.learn(record)
         if frame.instance:
             self.instance, self.position = frame.instance, frame.end
 

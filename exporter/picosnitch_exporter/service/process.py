@@ -18,6 +18,7 @@ from picosnitch_exporter.errors import PeerGoneError, PicosnitchError, WireError
 from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
 from picosnitch_exporter.identity.registry import Registry
+from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.ignore import IgnoreRules
 from picosnitch_exporter.log.journal import Journal
 from picosnitch_exporter.log.rows import Windows
@@ -96,7 +97,8 @@ class ExporterProcess:
         )
         self._hasher = Hasher()
         self._registry = Registry(self._hasher)
-        self._windows = Windows(ignore=IgnoreRules(settings.log.ignore))
+        self._domains = DomainTable(health=self._health, to_unix=self._clocks.to_unix)
+        self._windows = Windows(ignore=IgnoreRules(settings.log.ignore), domains=self._domains)
         self._attributor = Attributor(
             registry=self._registry,
             processes=ProcessTable(),
@@ -108,6 +110,7 @@ class ExporterProcess:
         )
         self._intake = Intake(
             attributor=self._attributor,
+            domains=self._domains,
             journal=self._journal,
             clocks=self._clocks,
             health=self._health,
