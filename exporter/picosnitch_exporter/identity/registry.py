@@ -1,9 +1,11 @@
 """What is known of the contents of executables, and which of them a process ran."""
 
+import contextlib
 import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from picosnitch_exporter.identity.hashing import HashOutcome
@@ -45,6 +47,13 @@ class HashQueue(Protocol):
 _Stamps = tuple[FileIdentity, int, int, int]
 
 
+class Keeper(Protocol):
+    """Who may have a use for a file's descriptor after it was hashed."""
+
+    def offer(self, sha256: Sha256, descriptor: int) -> None:
+        """Takes over the descriptor, and closes it where there is no use for it."""
+
+
 class Registry:
     """Versions of executables by file, and the contents that need not be hashed again.
 
@@ -56,6 +65,7 @@ class Registry:
         self,
         hasher: HashQueue,
         *,
+        keeper: Keeper | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         wall_clock: Callable[[], int] = time.time_ns,
         max_identities: int = MAX_IDENTITIES,
@@ -63,6 +73,9 @@ class Registry:
         stalled_ns: int = STALLED_NS,
     ) -> None:
         self._hasher = hasher
+        self._keeper = keeper
+        # For the keeper, while the hasher has the descriptor; by ticket.
+        self._spares: dict[int, int] = {}
         self._clock = clock
         self._wall_clock = wall_clock
         self._max_identities = max_identities
@@ -76,7 +89,9 @@ class Registry:
         self._unseen: deque[tuple[int, Version]] = deque()
         self._hashing: deque[tuple[int, Version]] = deque()
         self._settled: list[Version] = []
+        self._restored: dict[FileIdentity, KnownFile] = {}
         self._new_files: dict[_Stamps, KnownFile] = {}
+        self._hashed: list[KnownFile] = []
         self.kernel = Version(
             identity=FileIdentity(device=0, inode=0, generation=0),
             path=KERNEL_PATH,
@@ -85,9 +100,26 @@ class Registry:
         )
 
     def restore(self, files: Iterable[KnownFile]) -> None:
-        """Takes over what earlier runs have hashed."""
+        """Takes over what earlier runs have hashed, and what a process ran that ended meanwhile."""
         for file in files:
             self._remember(file)
+            self._restored[file.identity] = file
+
+    def learn(self, file: KnownFile) -> None:
+        """Takes over a hash of the journal, for whatever was seen with these stamps."""
+        self._remember(file)
+        self._new_files[_stamps(file)] = file
+        chain = self._chain(file.identity)
+        for version in chain.versions:
+            if not version.is_settled and _stamps(version) == _stamps(file):
+                self._settle(version, sha256=file.sha256)
+                return
+
+    def take_hashed(self) -> list[KnownFile]:
+        """What has been hashed since the last call, for the journal."""
+        hashed = self._hashed
+        self._hashed = []
+        return hashed
 
     def take_new_files(self) -> tuple[KnownFile, ...]:
         """The contents that have been hashed since the last call."""
@@ -109,7 +141,7 @@ class Registry:
         if not identity.inode:
             return self.kernel
         chain = self._chain(identity)
-        if not chain.versions:
+        if not chain.versions or chain.may_be_unseen(changed_ns):
             version = Version(identity=identity, is_wanted=True)
             chain.versions.append(version)
             self._unseen.append((self._clock() + self._grace_ns, version))
@@ -131,7 +163,7 @@ class Registry:
         if latest is not None and latest.is_same(frame):
             if descriptor is not None:
                 if latest.ticket or latest.is_settled:
-                    os.close(descriptor)
+                    self._release(descriptor, latest.sha256)
                 else:
                     self._submit(latest, descriptor)
             return latest
@@ -144,7 +176,7 @@ class Registry:
             self._known.move_to_end(_stamps(version))
             self._settle(version, sha256=known.sha256)
             if descriptor is not None:
-                os.close(descriptor)
+                self._release(descriptor, known.sha256)
         elif descriptor is not None:
             self._submit(version, descriptor)
         elif frame.reason:
@@ -165,6 +197,9 @@ class Registry:
         """
         outcomes = self._hasher.completed()
         for outcome in outcomes:
+            spare = self._spares.pop(outcome.ticket, None)
+            if spare is not None:
+                self._release(spare, outcome.sha256)
             version = self._tickets.pop(outcome.ticket, None)
             if version is None or version.state is VersionState.HASHED:
                 continue
@@ -172,16 +207,19 @@ class Registry:
                 self._settle(version, reason=outcome.reason)
                 continue
             self._settle(version, sha256=outcome.sha256)
-            if outcome.changed_ns and not version.is_racy:
-                file = KnownFile(
-                    identity=version.identity,
-                    size_bytes=version.size_bytes,
-                    modified_ns=version.modified_ns,
-                    changed_ns=outcome.changed_ns,
-                    sha256=outcome.sha256,
-                )
-                self._remember(file)
-                self._new_files[_stamps(file)] = file
+            file = KnownFile(
+                identity=version.identity,
+                size_bytes=version.size_bytes,
+                modified_ns=version.modified_ns,
+                changed_ns=outcome.changed_ns or version.changed_ns,
+                sha256=outcome.sha256,
+                path=version.path,
+                is_racy=version.is_racy or not outcome.changed_ns,
+            )
+            self._remember(file)
+            self._new_files[_stamps(file)] = file
+            # As it was seen, which is how the journal has it.
+            self._hashed.append(replace(file, changed_ns=version.changed_ns))
         return outcomes
 
     def tick(self) -> None:
@@ -200,6 +238,10 @@ class Registry:
         chain = self._chains.get(identity)
         if chain is None:
             chain = self._chains[identity] = Chain()
+            restored = self._restored.pop(identity, None)
+            if restored is not None and restored.path:
+                chain.is_restored = True
+                chain.versions.append(_version_of_run_before(restored))
             if len(self._chains) > self._max_identities:
                 # Whoever waits for a version of it is still told: it is in a queue above.
                 self._chains.popitem(last=False)
@@ -215,6 +257,10 @@ class Registry:
         version.ticket = self._last_ticket
         self._tickets[version.ticket] = version
         self._hashing.append((self._clock() + self._stalled_ns, version))
+        if self._keeper is not None:
+            # Without one more descriptor the file is hashed all the same.
+            with contextlib.suppress(OSError):
+                self._spares[version.ticket] = os.dup(descriptor)
         self._hasher.submit(
             descriptor,
             ticket=version.ticket,
@@ -222,6 +268,13 @@ class Registry:
             modified_ns=version.modified_ns,
             urgency=_MIN_WANTED if version.is_wanted else _UNWANTED,
         )
+
+    def _release(self, descriptor: int, sha256: Sha256) -> None:
+        """Hands the descriptor to the keeper, or closes it."""
+        if self._keeper is None or not sha256:
+            os.close(descriptor)
+        else:
+            self._keeper.offer(sha256, descriptor)
 
     def _settle(self, version: Version, *, sha256: Sha256 = UNHASHED, reason: str = "") -> None:
         if version.is_settled and not sha256:
@@ -232,11 +285,27 @@ class Registry:
         self._settled.append(version)
 
     def _remember(self, file: KnownFile) -> None:
+        if file.is_racy:
+            return
         stamps = _stamps(file)
         self._known[stamps] = file
         self._known.move_to_end(stamps)
         if len(self._known) > self._max_identities:
             self._known.popitem(last=False)
+
+
+def _version_of_run_before(file: KnownFile) -> Version:
+    return Version(
+        identity=file.identity,
+        seen_ns=1,
+        path=file.path,
+        size_bytes=file.size_bytes,
+        modified_ns=file.modified_ns,
+        changed_ns=file.changed_ns,
+        state=VersionState.HASHED,
+        sha256=file.sha256,
+        is_racy=file.is_racy,
+    )
 
 
 def _stamps(file: KnownFile | Version) -> _Stamps:
