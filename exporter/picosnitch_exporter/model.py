@@ -245,6 +245,9 @@ class KnownFile:
     modified_ns: int
     changed_ns: int
     sha256: Sha256
+    path: str = ""
+    is_racy: bool = False
+    """Changed so shortly before that equal stamps don't prove an equal content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,8 @@ class Chain:
     """The versions of one file, oldest first."""
 
     versions: list[Version] = field(default_factory=list)
+    is_restored: bool = False
+    """The first one is from the run before, which nobody has seen change since."""
     is_cut: bool = False
     """The oldest ones are gone."""
     forgotten: Version | None = None
@@ -86,7 +88,13 @@ class Chain:
             is_later = bool(changed_ns and version.changed_ns) and changed_ns < self._written_ns(at)
             if version.seen_ns <= exec_ns and not is_later:
                 return version
-        return self.forgotten if self.is_cut else self.versions[0]
+        return self.forgotten if self.is_cut or self.is_restored else self.versions[0]
+
+    def may_be_unseen(self, changed_ns: int) -> bool:
+        """Whether the file was changed while nobody watched, and the process ran what it is now."""
+        if not self.is_restored or len(self.versions) > 1:
+            return False
+        return not changed_ns or changed_ns > self.versions[0].changed_ns
 
     def _written_ns(self, at: int) -> int:
         """The earliest change time that the file can have had with this content.
@@ -97,7 +105,7 @@ class Chain:
         version = self.versions[at]
         written_ns = min(version.modified_ns, version.changed_ns)
         if not at:
-            return written_ns if self.is_cut else 0
+            return written_ns if self.is_cut or self.is_restored else 0
         return max(written_ns, min(self.versions[at - 1].changed_ns + 1, version.changed_ns))
 
     def begin(self, frame: ExecutableSeen, *, is_racy: bool) -> Version:

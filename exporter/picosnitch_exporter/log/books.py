@@ -3,6 +3,7 @@
 All functions work inside the caller's transaction.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable
 from typing import Final
@@ -44,7 +45,7 @@ TABLES: Final = (
     """CREATE TABLE known_files (
         device INTEGER NOT NULL, inode INTEGER NOT NULL, generation INTEGER NOT NULL,
         size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
-        sha256 TEXT NOT NULL, hashed REAL NOT NULL,
+        sha256 TEXT NOT NULL, hashed REAL NOT NULL, path BLOB NOT NULL, is_racy INTEGER NOT NULL,
         PRIMARY KEY (device, inode, generation)
     ) WITHOUT ROWID""",
 )
@@ -264,7 +265,7 @@ def _load_executables(connection: sqlite3.Connection) -> Iterable[KnownExecutabl
 
 def _save_files(connection: sqlite3.Connection, files: Iterable[KnownFile], now: float) -> None:
     connection.executemany(
-        "INSERT OR REPLACE INTO known_files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO known_files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (
                 file.identity.device,
@@ -275,6 +276,8 @@ def _save_files(connection: sqlite3.Connection, files: Iterable[KnownFile], now:
                 file.changed_ns,
                 file.sha256,
                 now,
+                os.fsencode(file.path),
+                int(file.is_racy),
             )
             for file in files
         ),
@@ -283,7 +286,7 @@ def _save_files(connection: sqlite3.Connection, files: Iterable[KnownFile], now:
 
 def _load_files(connection: sqlite3.Connection) -> Iterable[KnownFile]:
     for row in connection.execute(
-        "SELECT device, inode, generation, size, modified_ns, changed_ns, sha256"
+        "SELECT device, inode, generation, size, modified_ns, changed_ns, sha256, path, is_racy"
         " FROM known_files ORDER BY hashed DESC LIMIT ?",
         (MAX_LOADED,),
     ):
@@ -293,6 +296,8 @@ def _load_files(connection: sqlite3.Connection) -> Iterable[KnownFile]:
             modified_ns=row[4],
             changed_ns=row[5],
             sha256=Sha256(row[6]),
+            path=os.fsdecode(row[7]),
+            is_racy=bool(row[8]),
         )
 
 
