@@ -37,7 +37,7 @@ def metric_exporter(target: OtlpTarget, watch: Watch) -> OTLPMetricExporter:
         headers=dict(target.headers),
         timeout=target.timeout_seconds,
         compression=Compression.Gzip if target.is_compressed else Compression.NoCompression,
-        session=_session(watch, _rejected_points),
+        session=_session(target, watch, _rejected_points),
     )
 
 
@@ -51,7 +51,7 @@ def log_exporter(target: OtlpTarget, watch: Watch) -> OTLPLogExporter:
         headers=dict(target.headers),
         timeout=target.timeout_seconds,
         compression=Compression.Gzip if target.is_compressed else Compression.NoCompression,
-        session=_session(watch, _rejected_records),
+        session=_session(target, watch, _rejected_records),
     )
 
 
@@ -62,8 +62,14 @@ def _path(path: object | None) -> str | None:
 class _WatchingAdapter(HTTPAdapter):
     """Sends as HTTPAdapter does, and notes how it went."""
 
-    def __init__(self, watch: Watch, partial_success: Callable[[bytes], Answer]) -> None:
+    def __init__(
+        self,
+        target: OtlpTarget,
+        watch: Watch,
+        partial_success: Callable[[bytes], Answer],
+    ) -> None:
         super().__init__()
+        self._certificate = _path(target.certificate)
         self._watch = watch
         self._partial_success = partial_success
 
@@ -83,7 +89,8 @@ class _WatchingAdapter(HTTPAdapter):
                 request,
                 stream=stream,
                 timeout=self._watch.bounded(seconds),
-                verify=verify,
+                # To requests, REQUESTS_CA_BUNDLE goes before what its session was told.
+                verify=self._certificate or verify,
                 cert=cert,
                 proxies=proxies,
             )
@@ -105,12 +112,20 @@ class _WatchingAdapter(HTTPAdapter):
         return response
 
 
-def _session(watch: Watch, partial_success: Callable[[bytes], Answer]) -> requests.Session:
+def _session(
+    target: OtlpTarget, watch: Watch, partial_success: Callable[[bytes], Answer]
+) -> requests.Session:
     session = requests.Session()
-    adapter = _WatchingAdapter(watch, partial_success)
+    # As there is something, requests does not put a password of ~/.netrc in place of our headers.
+    session.auth = _unchanged
+    adapter = _WatchingAdapter(target, watch, partial_success)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _rejected_points(content: bytes) -> Answer:
