@@ -12,7 +12,7 @@ SERVICE_USER  := picosnitch-exporter
 
 # Optional parts that `make setup` and `make run` install (see pyproject.toml).
 EXTRAS      ?= otlp,postgresql,mysql,desktop
-TEST_EXTRAS := otlp,otlp-grpc,postgresql,mysql,desktop,test
+TEST_EXTRAS := otlp,otlp-grpc,postgresql,mysql,desktop,dashboards,test
 # The linters read the tests too, so they see what the tests import.
 LINT_EXTRAS := $(TEST_EXTRAS),lint
 
