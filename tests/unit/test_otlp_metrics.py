@@ -74,6 +74,7 @@ class Setup:
             failed=self.failures.append,
             interval_seconds=interval_seconds,
         )
+        thread.begin()
         thread.start()
         self.threads.append(thread)
         return thread

@@ -12,9 +12,16 @@ import socket
 import time
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from picosnitch_exporter import __version__, catalog
-from picosnitch_exporter.errors import PeerGoneError, PicosnitchError, WireError
+from picosnitch_exporter.config import otel
+from picosnitch_exporter.errors import (
+    PeerGoneError,
+    PicosnitchError,
+    RequirementError,
+    WireError,
+)
 from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
 from picosnitch_exporter.identity.registry import Registry
@@ -29,7 +36,7 @@ from picosnitch_exporter.model import Commit
 from picosnitch_exporter.outputs.http import WebServer
 from picosnitch_exporter.service.intake import Intake
 from picosnitch_exporter.service.status import ClockWatch, report_hello, report_own, report_status
-from picosnitch_exporter.settings import Settings
+from picosnitch_exporter.settings import Settings, StorageSettings
 from picosnitch_exporter.state.attribution import Attributor
 from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.state.store import Store
@@ -48,12 +55,17 @@ from picosnitch_exporter.stream import (
     Stopping,
 )
 
+if TYPE_CHECKING:
+    from picosnitch_exporter.outputs.otlp.output import OtlpOutput
+
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
 _FRAMES_A_TURN = 64
 _STALE_SECONDS = 60.0
 _STOP_SECONDS = 2.0
+_OTLP_STOP_SECONDS = 1.0
+"""The last export has at least so long, beside the last commit."""
 
 
 def run(settings: Settings, end: socket.socket, listening: tuple[socket.socket, ...]) -> int:
@@ -132,6 +144,7 @@ class ExporterProcess:
             failed=self._note_failure,
             version=__version__,
         )
+        self._otlp = self._otlp_output()
         self._durable: deque[int] = deque()
         self._next_commit = 0.0
         self._next_stale = 0.0
@@ -143,6 +156,8 @@ class ExporterProcess:
         self._restore()
         self._writer.start()
         self._web.start()
+        if self._otlp is not None:
+            self._otlp.start()
         try:
             self._loop()
         finally:
@@ -157,6 +172,28 @@ class ExporterProcess:
             return 1  # the sensor could not start, and says why itself
         raise PeerGoneError("the sensor process has ended")
 
+    def _otlp_output(self) -> "OtlpOutput | None":
+        """What sends OTLP; its libraries are imported only where there is somewhere to send to."""
+        plan = otel.plan(self._settings.otlp, os.environ)
+        if plan is None:
+            return None
+        try:
+            from picosnitch_exporter.outputs.otlp.output import OtlpOutput
+        except ImportError as error:
+            raise RequirementError(
+                f"OTLP needs packages ({error}): pip install 'picosnitch-exporter[otlp]'"
+            ) from error
+        storage = self._settings.storage.path
+        return OtlpOutput(
+            plan,
+            environment=os.environ,
+            snapshot=lambda: self._store.snapshot(time.time()),
+            health=self._health,
+            failed=self._note_failure,
+            version=__version__,
+            instance="" if storage == StorageSettings().path else str(storage),
+        )
+
     def _restore(self) -> None:
         """Takes over what the run before has left: the database first, then the journal."""
         self._clocks.look(self._health)
@@ -165,6 +202,8 @@ class ExporterProcess:
         self._intake.position = persisted.ring_position
         self._registry.restore(persisted.files)
         self._store.restore(persisted.totals, persisted.executables, now_seconds=time.time())
+        if self._otlp is not None:
+            self._otlp.begin()
         entries = self._intake.replay(persisted.journal_segment)
         if entries:
             _log.warning(Event("journal_replayed", {"entries": entries}))
@@ -315,9 +354,15 @@ class ExporterProcess:
         while self._attributor.held and time.monotonic() < deadline:
             self._attributor.tick()
             select.select([self._hasher], [], [], 0.05)
+        otlp_seconds = max(_OTLP_STOP_SECONDS, deadline - time.monotonic())
+        if self._otlp is not None:
+            self._otlp.finish(timeout_seconds=otlp_seconds)
         self._commit()
+        closed_by = time.monotonic() + otlp_seconds
         self._writer.close(timeout_seconds=_STOP_SECONDS)
         self._forget_durable()
+        if self._otlp is not None:
+            self._otlp.close(timeout_seconds=max(0.0, closed_by - time.monotonic()))
         self._web.close()
         self._hasher.close()
         self._journal.close()

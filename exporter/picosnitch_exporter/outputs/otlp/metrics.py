@@ -67,10 +67,13 @@ class MetricsThread:
         self._is_abandoned = False
         self._thread = threading.Thread(target=self._run, name="otlp-metrics", daemon=True)
 
-    def start(self) -> None:
-        """Begin; deltas count from now on."""
+    def begin(self) -> None:
+        """Deltas count from now on."""
         if self._baseline is not None:
             self._baseline.begin(self._snapshot())
+
+    def start(self) -> None:
+        """Start to send, first when the interval has passed."""
         self._thread.start()
 
     def finish(self, *, timeout_seconds: float) -> None:
