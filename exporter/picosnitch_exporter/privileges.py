@@ -18,6 +18,10 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LAST_CAPABILITY = 63
+_CAPABILITY_VERSION_3 = 0x20080522
+CAP_KILL = 5
+CAP_SETGID = 6
+CAP_SETUID = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +63,7 @@ def drop(account: Account) -> None:
         if the kernel does not allow it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    for capability in range(_LAST_CAPABILITY + 1):
-        if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
-            if ctypes.get_errno() == errno.EINVAL:
-                break
-            raise RequirementError(
-                f"capability {capability} can't be dropped: {os.strerror(ctypes.get_errno())}"
-            )
-    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    _limit(libc, ())
     try:
         os.setgroups([])
         os.setresgid(account.gid, account.gid, account.gid)
@@ -75,5 +72,40 @@ def drop(account: Account) -> None:
         raise RequirementError(
             f"can't become {account.name}: {error.strerror} (CAP_SETUID and CAP_SETGID are needed)"
         ) from error
+    _gain_no_more(libc)
+
+
+def keep_only(*capabilities: int) -> None:
+    """Stays root, but with these capabilities only, and none can be gained by an exec.
+
+    Raises
+    ------
+    RequirementError
+        if the kernel does not allow it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    _limit(libc, capabilities)
+    low = sum(1 << capability for capability in capabilities)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    # Effective, permitted and inheritable for the capabilities up to 31, then for the others.
+    data = (ctypes.c_uint32 * 6)(low, low, 0, 0, 0, 0)
+    if libc.capset(header, data):
+        raise RequirementError(f"capabilities can't be given up: {os.strerror(ctypes.get_errno())}")
+    _gain_no_more(libc)
+
+
+def _limit(libc: ctypes.CDLL, kept: tuple[int, ...]) -> None:
+    """Takes all other capabilities out of the bounding set, and all out of the ambient one."""
+    for capability in range(_LAST_CAPABILITY + 1):
+        if capability not in kept and libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+            if ctypes.get_errno() == errno.EINVAL:
+                break
+            raise RequirementError(
+                f"capability {capability} can't be dropped: {os.strerror(ctypes.get_errno())}"
+            )
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def _gain_no_more(libc: ctypes.CDLL) -> None:
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise RequirementError(f"no_new_privs can't be set: {os.strerror(ctypes.get_errno())}")

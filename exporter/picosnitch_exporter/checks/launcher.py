@@ -1,0 +1,244 @@
+"""Starts the process that shows notifications, as the user whose desktop it is.
+
+Only root can become that user, and nothing that is privileged should read what others wrote. So
+this process, which keeps the capabilities to become somebody else and no other, hands messages on
+unread: from the exporter process to a program that it has started as the user. Who that is, another
+program says that it has started as nobody. Where there is no session, messages are dropped.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import pwd
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from picosnitch_exporter import privileges
+from picosnitch_exporter.errors import RequirementError
+from picosnitch_exporter.logging_format import Event
+from picosnitch_exporter.settings import NotificationSettings
+
+RUNTIME: Final = Path("/run/user")
+MAX_MESSAGE_BYTES: Final = 4096
+FOUND_SECONDS: Final = 10.0
+"""How long the answer to whose session is active holds."""
+FIND_SECONDS: Final = 8.0
+RESTART_SECONDS: Final = 10.0
+"""Between two starts for the same user, where it has ended by itself."""
+_NOBODY = 65534
+_MODULE = "picosnitch_exporter.checks.desktop"
+
+_log = logging.getLogger(__name__)
+
+
+def fork(settings: NotificationSettings, *, runtime: Path = RUNTIME) -> socket.socket | None:
+    """Starts this process; where its messages come from, or None if there is no use for it.
+
+    To be called as root, before there are threads, secrets in descriptors or anything else to
+    close. It ends once the other end of the socket is closed.
+
+    Raises
+    ------
+    RequirementError
+        if `notifications.user` does not exist.
+    """
+    if not settings.desktop:
+        return None
+    if importlib.util.find_spec("jeepney") is None:
+        what_now = "pip install 'picosnitch-exporter[desktop]', or set notifications.desktop: false"
+        _log.info(Event("desktop_notifications_off", {"reason": "no jeepney", "do": what_now}))
+        return None
+    if settings.user is None and not Path("/run/systemd/seats").exists() and not runtime.exists():
+        _log.debug(Event("desktop_notifications_off", {"reason": "no sessions on this machine"}))
+        return None
+    uid = _uid_of(settings.user) if settings.user is not None else None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        theirs.close()
+        return ours
+    try:
+        ours.close()
+        # Ctrl-C and systemd's SIGTERM are for the exporter; this ends after it.
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        privileges.keep_only(privileges.CAP_KILL, privileges.CAP_SETGID, privileges.CAP_SETUID)
+        Launcher(theirs, uid=uid, runtime=runtime).run()
+    except Exception:  # noqa: BLE001 - a forked child must not return into its parent's code
+        _log.exception(Event("desktop_notifications_failed"))
+    finally:
+        logging.shutdown()
+        os._exit(0)
+
+
+def _uid_of(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise RequirementError(
+            f"notifications.user: there is no user {user!r}: correct the name, or remove the key"
+        ) from None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shower:
+    uid: int
+    process: "subprocess.Popen[bytes]"
+    sock: socket.socket
+    started: float
+
+
+class Launcher:
+    """Hands messages on, each to the program of whoever has the desktop by then.
+
+    `uid` is that user, None to find out each time. `clock` is monotonic.
+    """
+
+    def __init__(
+        self,
+        incoming: socket.socket,
+        *,
+        uid: int | None = None,
+        runtime: Path = RUNTIME,
+        find: Callable[[], int | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._incoming = incoming
+        self._uid = uid
+        self._runtime = runtime
+        self._find = find or find_user
+        self._clock = clock
+        self._found: int | None = None
+        self._found_until = 0.0
+        self._shower: _Shower | None = None
+
+    def run(self) -> None:
+        """Until the other end is closed."""
+        while message := self._incoming.recv(MAX_MESSAGE_BYTES):
+            uid = self._user()
+            if uid is not None:
+                self._hand_on(uid, message)
+        self._end()
+
+    def _user(self) -> int | None:
+        if self._uid is not None:
+            return self._uid
+        now = self._clock()
+        if now >= self._found_until:
+            self._found = self._find()
+            if self._found is None:
+                self._found = only_user(self._runtime)
+            self._found_until = self._clock() + FOUND_SECONDS
+        return self._found
+
+    def _hand_on(self, uid: int, message: bytes) -> None:
+        shower = self._shower
+        if shower is not None and (shower.uid != uid or shower.process.poll() is not None):
+            is_early = shower.uid == uid and self._clock() - shower.started < RESTART_SECONDS
+            if is_early:
+                return
+            self._end()
+            shower = None
+        if shower is None:
+            folder = self._runtime / str(uid)
+            if not is_folder_of(folder, uid):
+                return
+            shower = self._shower = self._start(uid, folder / "bus")
+        with contextlib.suppress(OSError):
+            shower.sock.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _start(self, uid: int, bus: Path) -> _Shower:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                _command("show", f"unix:path={bus}"),
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={"LANG": "C.UTF-8"},
+                start_new_session=True,
+                user=uid,
+                group=_gid_of(uid),
+                extra_groups=[],
+                umask=0o077,
+            )
+        _log.debug(Event("desktop_found", {"uid": uid}))
+        return _Shower(uid=uid, process=process, sock=ours, started=self._clock())
+
+    def _end(self) -> None:
+        """Closes its socket, at which it ends; it is killed if it does not."""
+        shower, self._shower = self._shower, None
+        if shower is None:
+            return
+        shower.sock.close()
+        try:
+            shower.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            shower.process.kill()
+            shower.process.wait()
+
+
+def find_user() -> int | None:
+    """Whose session is active, as a program says that runs as nobody."""
+    try:
+        done = subprocess.run(
+            _command("find"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={"LANG": "C.UTF-8"},
+            user=_NOBODY,
+            group=_NOBODY,
+            extra_groups=[],
+            timeout=FIND_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning(Event("desktop_not_found", {"error": str(error)}))
+        return None
+    answer = done.stdout.strip()[:10]
+    uid = int(answer) if answer.isdigit() else 0
+    # Root has no desktop that anything should be shown on unless it is named.
+    return uid or None
+
+
+def only_user(runtime: Path) -> int | None:
+    """Who has a folder for a session, where logind says no more; None if there are several."""
+    try:
+        names = [path.name for path in runtime.iterdir() if path.name.isdigit()]
+    except OSError:
+        return None
+    uids = [int(name) for name in names if is_folder_of(runtime / name, int(name))]
+    uids = [uid for uid in uids if uid]
+    return uids[0] if len(uids) == 1 else None
+
+
+def is_folder_of(path: Path, uid: int) -> bool:
+    """Whether it is a folder of that user. What is in it, only that user can see."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
+
+
+def _gid_of(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return uid
+
+
+def _command(*arguments: str) -> Sequence[str]:
+    return (sys.executable, "-I", "-m", _MODULE, *arguments)
