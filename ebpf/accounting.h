@@ -49,6 +49,22 @@ static __always_inline __u16 read_protocol(struct sock *sk)
 	return is_inet(sk->__sk_common.skc_family) ? sk->sk_protocol : 0;
 }
 
+static __always_inline bool is_datagram(__u16 protocol)
+{
+	return protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP && protocol != IPPROTO_SCTP;
+}
+
+/* A raw socket that is connected has an address and no port. */
+static __always_inline bool is_unconnected(struct sock *sk)
+{
+	__u64 remote[2];
+
+	if (sk->__sk_common.skc_dport)
+		return false;
+	read_remote(sk, (__u8 *)remote);
+	return !remote[0] && !remote[1];
+}
+
 static __always_inline void read_tuple(struct sock *sk, struct socket_state *state)
 {
 	read_local(sk, state->local_address);
@@ -94,11 +110,32 @@ static __always_inline void start_copied_seq(struct sock *sk, struct socket_stat
 	state->has_copied_seq = 1;
 }
 
+static __always_inline void read_kind(struct sock *sk, struct socket_state *state)
+{
+	state->family = sk->__sk_common.skc_family;
+	state->protocol = read_protocol(sk);
+	state->netns = sk->__sk_common.skc_net.net->ns.inum;
+}
+
+/* All that a claimed socket has; a peer that the packet hooks have noted stays. */
+static __always_inline void begin(struct sock *sk, struct socket_state *state, __u64 cookie)
+{
+	state->cookie = cookie;
+	read_kind(sk, state);
+	if (is_datagram(state->protocol) && is_unconnected(sk)) {
+		read_local(sk, state->local_address);
+		state->local_port = sk->__sk_common.skc_num;
+	} else {
+		read_tuple(sk, state);
+	}
+	start_copied_seq(sk, state);
+	write_owner(state, bpf_get_current_task_btf());
+}
+
 /* First sight of a socket, in its user's context. NULL where there can be no storage (option memory exhausted)
  * or another process is claiming it at this moment: the caller counts in the flows map then. */
 static __noinline struct socket_state *claim(struct sock *sk)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct socket_state *state;
 
 	if (!sk)
@@ -114,13 +151,7 @@ static __noinline struct socket_state *claim(struct sock *sk)
 	}
 	if (__sync_val_compare_and_swap(&state->claimed, 0, 1))
 		return state->owner.tgid ? state : NULL;
-	state->cookie = bpf_get_socket_cookie(sk);
-	state->family = sk->__sk_common.skc_family;
-	state->protocol = read_protocol(sk);
-	state->netns = sk->__sk_common.skc_net.net->ns.inum;
-	read_tuple(sk, state);
-	start_copied_seq(sk, state);
-	write_owner(state, task);
+	begin(sk, state, bpf_get_socket_cookie(sk));
 	introduce();
 	return state;
 }

@@ -109,6 +109,25 @@ static __noinline int send_dns(struct __sk_buff *skb, __u32 offset, __u32 bytes,
 	return 1;
 }
 
+/* Not every receive asks for the address, so the last one to arrive on an unconnected socket is noted. */
+static __always_inline void note_source(struct __sk_buff *skb, const __u8 *packet, __be16 port)
+{
+	const __u8 *end = (const __u8 *)(long)skb->data_end;
+	struct bpf_sock *sk = skb->sk;
+	struct socket_state *state;
+
+	if (!sk || sk->dst_port || !is_active())
+		return;
+	state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!state || state->names_peers)
+		return;
+	if (packet[0] >> 4 == 4)
+		map_ipv4(state->remote_address, *(const __be32 *)(packet + 12));
+	else if (packet + IPV6_BYTES <= end)
+		__builtin_memcpy(state->remote_address, packet + 8, 16);
+	state->remote_port = bpf_ntohs(port);
+}
+
 /* Sees every packet that arrives at a socket, from its IP header on. IPv6 extension headers, which no resolver
  * sends, are not walked. Always lets the packet pass. */
 SEC("cgroup_skb/ingress")
@@ -129,14 +148,16 @@ int dns_ingress(struct __sk_buff *skb)
 		protocol = packet[6];
 		offset = IPV6_BYTES;
 	}
-	if (protocol != IPPROTO_UDP && protocol != IPPROTO_TCP)
+	if (protocol != IPPROTO_UDP && protocol != IPPROTO_TCP && protocol != IPPROTO_UDPLITE)
 		return 1;
 	transport = packet + offset;
 	/* Or the compiler computes it again for each use, and the verifier has checked another pointer. */
 	asm volatile("" : "+r"(transport));
 	if (transport + UDP_BYTES > end)
 		return 1;
-	if (*(const __be16 *)transport != bpf_htons(DNS_PORT))
+	if (protocol != IPPROTO_TCP)
+		note_source(skb, packet, *(const __be16 *)transport);
+	if (*(const __be16 *)transport != bpf_htons(DNS_PORT) || protocol == IPPROTO_UDPLITE)
 		return 1;
 	if (is_abandoned())
 		return 1;

@@ -18,6 +18,8 @@ int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 	control.socket_entries++;
 	if (!state->owner.tgid || !has_counts(state))
 		return 0;
+	if (state->protocol == IPPROTO_MPTCP && !state->remote_port)
+		read_tuple(sk, state);
 	if (state->provisional) {
 		/* Not accept()ed yet: nobody's connection. Afterwards it has two drains to find its user. */
 		if (!sk->sk_socket || state->provisional++ < 3) {
@@ -165,9 +167,7 @@ int find_sockets(struct bpf_iter__task_file *context)
 	if (!state || __sync_val_compare_and_swap(&state->claimed, 0, 1))
 		return 0;
 	state->cookie = bpf_get_socket_cookie(sk);
-	state->family = sk->__sk_common.skc_family;
-	state->protocol = read_protocol(sk);
-	state->netns = sk->__sk_common.skc_net.net->ns.inum;
+	read_kind(sk, state);
 	read_tuple(sk, state);
 	start_copied_seq(sk, state);
 	/* Whoever uses it next is its owner, and is introduced then. */

@@ -51,10 +51,15 @@ enum {
 	AF_PACKET = 17,
 	AF_VSOCK = 40,
 	AF_XDP = 44,
+	SOCK_DGRAM = 2,
+	SOCK_RAW = 3,
+	SOCK_DONE = 1, /* enum sock_flags: the peer's FIN has arrived */
 	MSG_PEEK = 0x2,
 	MSG_ERRQUEUE = 0x2000,
+	IPPROTO_ICMP = 1,
 	IPPROTO_TCP = 6,
 	IPPROTO_UDP = 17,
+	IPPROTO_ICMPV6 = 58,
 	IPPROTO_SCTP = 132,
 	IPPROTO_UDPLITE = 136,
 	IPPROTO_MPTCP = 262,
@@ -127,6 +132,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	possible_net_t skc_net;
+	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
@@ -153,6 +159,20 @@ struct sock {
 
 struct socket {
 	struct sock *sk;
+};
+
+struct sk_buff {
+	struct sock *sk;
+	unsigned char *head;
+	__u16 network_header;
+};
+
+struct packet_ring_buffer {
+	void *pg_vec;
+};
+
+struct packet_sock {
+	struct packet_ring_buffer rx_ring;
 };
 
 struct tcp_ulp_ops {

@@ -5,6 +5,41 @@
 #ifndef LINEAGE_H
 #define LINEAGE_H
 
+static __always_inline void read_key(struct task_struct *task, struct process_key *key)
+{
+	struct task_struct *leader = task->group_leader;
+
+	key->start_ns = leader->start_boottime;
+	key->exec_id = task->self_exec_id;
+	key->tgid = task->tgid;
+	key->pad = 0;
+}
+
+static __always_inline struct process_node *slot_of(__u32 tgid)
+{
+	__u32 index = tgid & (PROCESS_SLOTS - 1);
+
+	return bpf_map_lookup_elem(&processes, &index);
+}
+
+static __always_inline bool is_image(const struct process_node *node, const struct process_key *key)
+{
+	return node->key.tgid == key->tgid && node->key.exec_id == key->exec_id &&
+	       node->key.start_ns == key->start_ns;
+}
+
+/* The sockets of a process that ends are closed after its memory is gone. */
+static __always_inline void recall_executable(struct task_struct *task,
+					      struct file_identity *identity)
+{
+	struct process_node *node = slot_of(task->tgid);
+	struct process_key key;
+
+	read_key(task, &key);
+	if (node && is_image(node, &key))
+		*identity = node->executable;
+}
+
 static __always_inline void read_executable(struct task_struct *task,
 					    struct file_identity *identity)
 {
@@ -12,8 +47,10 @@ static __always_inline void read_executable(struct task_struct *task,
 	struct file *file;
 	struct inode *inode;
 
-	if (!mm)
+	if (!mm) {
+		recall_executable(task, identity);
 		return;
+	}
 	file = mm->exe_file;
 	if (!file)
 		return;
@@ -52,29 +89,6 @@ static __always_inline __u64 read_changed_ns(struct task_struct *task)
 	before_6_6 = (void *)inode;
 	return BPF_CORE_READ(before_6_6, i_ctime.tv_sec) * 1000000000ULL +
 	       BPF_CORE_READ(before_6_6, i_ctime.tv_nsec);
-}
-
-static __always_inline void read_key(struct task_struct *task, struct process_key *key)
-{
-	struct task_struct *leader = task->group_leader;
-
-	key->start_ns = leader->start_boottime;
-	key->exec_id = task->self_exec_id;
-	key->tgid = task->tgid;
-	key->pad = 0;
-}
-
-static __always_inline struct process_node *slot_of(__u32 tgid)
-{
-	__u32 index = tgid & (PROCESS_SLOTS - 1);
-
-	return bpf_map_lookup_elem(&processes, &index);
-}
-
-static __always_inline bool is_image(const struct process_node *node, const struct process_key *key)
-{
-	return node->key.tgid == key->tgid && node->key.exec_id == key->exec_id &&
-	       node->key.start_ns == key->start_ns;
 }
 
 /* The arguments of the calling process, NUL separated as in /proc/PID/cmdline. */

@@ -23,7 +23,8 @@ struct socket_state {
 	__u32 copied_seq; /* tcp_sock.copied_seq up to which receive_bytes has counted */
 	__u32 connecting; /* a connect() that has not got as far as SYN_SENT */
 	__u8 local_address[16];
-	__u8 remote_address[16];
+	__u8 remote_address
+		[16]; /* of an unconnected datagram socket: whom its last packet was from or for */
 	__u16 local_port;
 	__u16 remote_port;
 	__u16 protocol;
@@ -32,7 +33,10 @@ struct socket_state {
 	__u32 netns;
 	__u32 uid;
 	__u32 flags; /* FLOW_KERNEL */
-	__u32 has_copied_seq; /* seen from its first byte on */
+	__u8 has_copied_seq; /* seen from its first byte on */
+	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
+	__u8 unseen; /* reported as a socket whose bytes no hook can see */
+	__u8 pad;
 };
 
 struct {
@@ -129,8 +133,8 @@ struct {
 	__type(value, struct process_node);
 } processes SEC(".maps");
 
-/* The peer of the datagram that this thread is moving right now: noted by the cgroup hooks, taken by the
- * tracepoint. By thread and not by socket, since several threads may use one socket at once. */
+/* The peer of the datagram that this thread is moving right now: noted by the cgroup hooks (on raw sockets, as
+ * it is copied to the reader), taken by the tracepoint. By thread and not by socket, since several threads may use one socket at once. */
 struct peer_note {
 	__u8 address[16];
 	__u16 port;

@@ -21,6 +21,8 @@ char LICENSE[] SEC("license") = "GPL";
 #include "accounting.h"
 #include "drain.h"
 #include "dns.h"
+#include "hooks.h"
+#include "unseen.h"
 
 /* Never used and never loaded (libbpf passes over sections it doesn't know): it puts the enums, and what no map
  * holds, into the object's BTF, by which tests/contract compares picosnitch.h with wire.py. */
@@ -69,16 +71,38 @@ static __always_inline bool take_peer(struct flow_key *key)
 	return true;
 }
 
+/* Where a call names nobody: whom the packet hooks have noted. That is the last one, and right as long as there is
+ * one at a time. Nothing was noted while the socket's receives named their peers. */
+static __always_inline bool guess_peer(struct socket_state *state, struct flow_key *key,
+				       bool transmit)
+{
+	const __u64 *noted = (const __u64 *)state->remote_address;
+
+	if (!transmit && state->names_peers) {
+		state->names_peers = 0;
+		return false;
+	}
+	if (!noted[0] && !noted[1])
+		return false;
+	__builtin_memcpy(key->remote_address, state->remote_address, 16);
+	key->remote_port = state->remote_port;
+	return true;
+}
+
 /* An unconnected datagram socket: a flow for each peer. Returns true where that counted the call. */
 static __noinline bool count_peer(struct sock *sk, struct socket_state *state, long bytes,
 				  __u32 transmit)
 {
 	struct flow_key key = {};
 
-	if (!sk || !state || !take_peer(&key))
+	if (!sk || !state)
 		return false;
-	if (bytes < 0)
-		return true;
+	if (take_peer(&key)) {
+		if (!transmit && !state->names_peers)
+			state->names_peers = 1;
+	} else if (!guess_peer(state, &key, transmit)) {
+		return false;
+	}
 	key.cookie = state->cookie;
 	key.family = state->family;
 	key.protocol = state->protocol;
@@ -98,11 +122,6 @@ static __noinline int change_peer(struct sock *sk, struct socket_state *state)
 	read_tuple(sk, state);
 	state->direction = DIRECTION_UNKNOWN;
 	return 0;
-}
-
-static __always_inline bool is_datagram(__u16 protocol)
-{
-	return protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP && protocol != IPPROTO_SCTP;
 }
 
 static __always_inline bool has_peer_changed(struct sock *sk, const struct socket_state *state)
@@ -135,10 +154,13 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit)
 		introduce();
 	}
 	if (is_datagram(state->protocol)) {
-		if (!sk->__sk_common.skc_dport && count_peer(sk, state, bytes, transmit))
+		if (is_unconnected(sk) && count_peer(sk, state, bytes, transmit))
 			return 0;
 		if (has_peer_changed(sk, state))
 			change_peer(sk, state);
+	} else if (!state->remote_port) {
+		/* An MPTCP socket gets its addresses after it was established. */
+		read_tuple(sk, state);
 	}
 	if (!is_owner(state, task))
 		return count_elsewhere(sk, bytes, transmit, 0);
@@ -159,7 +181,7 @@ int BPF_PROG(sock_send_length, struct sock *sk, int ret, int flags)
 		return 0;
 	if (ret >= 0)
 		return count(sk, ret, true);
-	if (sk->sk_protocol == IPPROTO_UDP)
+	if (sk->sk_protocol != IPPROTO_TCP)
 		take_peer(&discarded);
 	return 0;
 }
@@ -172,7 +194,7 @@ int BPF_PROG(sock_recv_length, struct sock *sk, int ret, int flags)
 	if (!is_active() || !is_network(sk->__sk_common.skc_family))
 		return 0;
 	if (ret < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE)) {
-		if (sk->sk_protocol == IPPROTO_UDP)
+		if (sk->sk_protocol != IPPROTO_TCP)
 			take_peer(&discarded);
 		return 0;
 	}
@@ -213,6 +235,10 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 	if (!advance)
 		return 0;
 	state->copied_seq = tcp->copied_seq;
+	/* The peer's FIN has a sequence number of its own. splice() takes it before this call, recv() after. */
+	if (sk->__sk_common.skc_flags & 1UL << SOCK_DONE && tcp->copied_seq == tcp->rcv_nxt &&
+	    !--advance)
+		return 0;
 	/* Not owned by a task: a reader inside the kernel, in softirq, where current is whoever was interrupted. */
 	if (sk->sk_lock.owned) {
 		if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
@@ -238,6 +264,7 @@ static __always_inline int accept_child(struct sock *sk)
 		if (!state)
 			return 0;
 	}
+	read_kind(sk, state);
 	state->cookie = bpf_get_socket_cookie(sk);
 	state->transmit_bytes = 0;
 	state->receive_bytes = 0;
@@ -265,7 +292,8 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
 
 	if (!is_active() || is_subflow(sk))
 		return 0;
-	if (old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED)
+	/* MPTCP clones its listener, and the clone is established at once. */
+	if (new_state == TCP_ESTABLISHED && (old_state == TCP_SYN_RECV || old_state == TCP_LISTEN))
 		return accept_child(sk);
 	if (old_state == TCP_CLOSE && (new_state == TCP_SYN_SENT || new_state == TCP_LISTEN)) {
 		state = claim(sk);
@@ -295,75 +323,6 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
 		raise(&control.sockets_dirty);
 	}
 	return 0;
-}
-
-SEC("cgroup/sock_release")
-int sock_release(struct bpf_sock *sk)
-{
-	struct socket_state *state;
-
-	if (!is_active())
-		return 1;
-	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!state || !state->owner.tgid)
-		return 1;
-	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
-		/* Accepted and closed without a byte: whoever closes it is who had it. */
-		write_owner(state, bpf_get_current_task_btf());
-		introduce();
-	}
-	if (has_counts(state))
-		push(state, state->cookie, FLOW_FINAL);
-	return 1;
-}
-
-static __always_inline int note_peer(struct bpf_sock_addr *context, bool is_ipv6)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct peer_note *note;
-
-	if (!is_active())
-		return 1;
-	note = bpf_task_storage_get(&peers, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!note)
-		return 1;
-	if (is_ipv6) {
-		__u32 *words = (__u32 *)note->address;
-
-		words[0] = context->user_ip6[0];
-		words[1] = context->user_ip6[1];
-		words[2] = context->user_ip6[2];
-		words[3] = context->user_ip6[3];
-	} else {
-		map_ipv4(note->address, context->user_ip4);
-	}
-	note->port = bpf_ntohs(context->user_port);
-	note->set = 1;
-	return 1;
-}
-
-SEC("cgroup/sendmsg4")
-int sendmsg4(struct bpf_sock_addr *context)
-{
-	return note_peer(context, false);
-}
-
-SEC("cgroup/recvmsg4")
-int recvmsg4(struct bpf_sock_addr *context)
-{
-	return note_peer(context, false);
-}
-
-SEC("cgroup/sendmsg6")
-int sendmsg6(struct bpf_sock_addr *context)
-{
-	return note_peer(context, true);
-}
-
-SEC("cgroup/recvmsg6")
-int recvmsg6(struct bpf_sock_addr *context)
-{
-	return note_peer(context, true);
 }
 
 /* Reads the command line before the program can change it, and tells user space of executables that fanotify

@@ -19,6 +19,8 @@ _UNSEEN_IDENTITY = _FLOW_IDENTITY
 _COUNTER = struct.Struct("=Q")
 EXPIRE_SECONDS = 15.0
 """Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
+UNSEEN_SECONDS = 15.0
+"""Between two looks for sockets whose bytes no hook can see, among all open files."""
 _CAPACITY = {"flows": 131_072, "fallback": 65_536}
 
 
@@ -78,6 +80,7 @@ class Drain:
         self.durations: list[float] = []
         self._delayed = 0
         self._next_expiry = 0.0
+        self._next_look = time.monotonic() + UNSEEN_SECONDS  # the loader has just looked
         self._entries: dict[str, int] = {}
 
     def collect(self) -> bool:
@@ -88,6 +91,9 @@ class Drain:
         started = time.monotonic()
         is_expiring = started >= self._next_expiry and self._entries.get("flows", 1) > 0
         side.control.set_expiring(is_expiring=is_expiring)
+        if started >= self._next_look:
+            side.links["find_unseen"].run_iterator()
+            self._next_look = started + UNSEEN_SECONDS
         if is_expiring:
             flows = True
             self._next_expiry = started + EXPIRE_SECONDS

@@ -241,6 +241,7 @@ class Loader:
     def _find_existing(self, links: dict[str, BpfLink]) -> None:
         links["find_processes"].run_iterator()
         links["find_sockets"].run_iterator()
+        links["find_unseen"].run_iterator()
 
     def _attach(self, bpf: BpfObject) -> dict[str, BpfLink]:
         with contextlib.ExitStack() as stack:

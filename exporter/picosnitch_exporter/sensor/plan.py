@@ -67,6 +67,7 @@ TRACEPOINT_PLAN = (
     _iterator("drain_fallback", "fallback", "report what found the ring full"),
     _iterator("find_processes", "", "processes from before the start"),
     _iterator("find_sockets", "", "sockets from before the start"),
+    _iterator("find_unseen", "", "sockets whose bytes no hook can see"),
     _tracepoint("sched_process_exec", "5.5", "command lines and executables at exec"),
     _tracepoint("inet_sock_set_state", "5.5", "connects, accepts and failures of TCP"),
     _tracepoint("tcp_rcv_space_adjust", "5.5", "bytes received by TCP"),
@@ -76,7 +77,11 @@ TRACEPOINT_PLAN = (
     _cgroup("sendmsg6", "4.18", "peers of unconnected datagrams"),
     _cgroup("recvmsg4", "5.2", "peers of unconnected datagrams"),
     _cgroup("recvmsg6", "5.2", "peers of unconnected datagrams"),
+    _tracepoint("skb_copy_datagram_iovec", "5.5", "peers of raw sockets that receive"),
+    _cgroup("note_destination", "5.11", "peers of raw sockets that send"),
+    _cgroup("connect4", "4.17", "connects that find no route"),
+    _cgroup("connect6", "4.17", "connects that find no route"),
     _cgroup("sock_release", "5.9", "the last count of a socket"),
-    _cgroup("dns_ingress", "5.11", "DNS answers, for the names of peers"),
+    _cgroup("dns_ingress", "5.11", "DNS answers, and peers of receives that don't ask for them"),
 )
 """Iterators first: without them nothing that is counted could be read."""
