@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from picosnitch_exporter import logging_format, privileges
+from picosnitch_exporter.checks import desk
 from picosnitch_exporter.errors import (
     PeerGoneError,
     PicosnitchError,
@@ -51,15 +52,18 @@ def run(settings: Settings) -> int:
     account = privileges.find_account(settings.storage.user)
     prepare_storage(settings.storage.path, account)
     logging_format.configure(settings.logging, process="sensor")
+    gc.collect()
+    gc.freeze()  # what they share then stays shared: the collector writes to what it visits
+    desktop = desk.fork(settings.notifications)
     sensor_end, exporter_end = Channel.pair()
     with _stop_signals() as stop_signals:
-        gc.collect()
-        gc.freeze()  # what the two share then stays shared: the collector writes to what it visits
         child = os.fork()
         if child == 0:
             sensor_end.close()
-            _become_exporter(settings, account, exporter_end)
+            _become_exporter(settings, account, exporter_end, desktop)
         exporter_end.close()
+        if desktop is not None:
+            desktop.close()
         return _run_sensor(
             settings, sensor_end, loader=loader, stop_signals=stop_signals, child=child
         )
@@ -155,6 +159,7 @@ def _become_exporter(
     settings: Settings,
     account: privileges.Account,
     exporter_end: socket.socket,
+    desktop: socket.socket | None,
 ) -> None:
     """The child's part; never returns."""
     code = 1
@@ -171,7 +176,7 @@ def _become_exporter(
         listening = listen.bind(settings.web.listen_addresses)
         privileges.drop(account)
         logging_format.configure(settings.logging, process="exporter")
-        code = process.run(settings, exporter_end, listening)
+        code = process.run(settings, exporter_end, listening, desktop)
     except PicosnitchError as error:
         print(f"picosnitch-exporter: {error}", file=sys.stderr)  # noqa: T201
         code = error.exit_code

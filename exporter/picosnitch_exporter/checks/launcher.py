@@ -7,11 +7,8 @@ program says that it has started as nobody. Where there is no session, messages 
 """
 
 import contextlib
-import importlib.util
 import logging
-import os
 import pwd
-import signal
 import socket
 import stat
 import subprocess
@@ -22,12 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from picosnitch_exporter import privileges
-from picosnitch_exporter.errors import RequirementError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.settings import NotificationSettings
 
-RUNTIME: Final = Path("/run/user")
 MAX_MESSAGE_BYTES: Final = 4096
 FOUND_SECONDS: Final = 10.0
 """How long the answer to whose session is active holds."""
@@ -38,55 +31,6 @@ _NOBODY = 65534
 _MODULE = "picosnitch_exporter.checks.desktop"
 
 _log = logging.getLogger(__name__)
-
-
-def fork(settings: NotificationSettings, *, runtime: Path = RUNTIME) -> socket.socket | None:
-    """Starts this process; where its messages come from, or None if there is no use for it.
-
-    To be called as root, before there are threads, secrets in descriptors or anything else to
-    close. It ends once the other end of the socket is closed.
-
-    Raises
-    ------
-    RequirementError
-        if `notifications.user` does not exist.
-    """
-    if not settings.desktop:
-        return None
-    if importlib.util.find_spec("jeepney") is None:
-        what_now = "pip install 'picosnitch-exporter[desktop]', or set notifications.desktop: false"
-        _log.info(Event("desktop_notifications_off", {"reason": "no jeepney", "do": what_now}))
-        return None
-    if settings.user is None and not Path("/run/systemd/seats").exists() and not runtime.exists():
-        _log.debug(Event("desktop_notifications_off", {"reason": "no sessions on this machine"}))
-        return None
-    uid = _uid_of(settings.user) if settings.user is not None else None
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork():
-        theirs.close()
-        return ours
-    try:
-        ours.close()
-        # Ctrl-C and systemd's SIGTERM are for the exporter; this ends after it.
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        privileges.keep_only(privileges.CAP_KILL, privileges.CAP_SETGID, privileges.CAP_SETUID)
-        Launcher(theirs, uid=uid, runtime=runtime).run()
-    except Exception:  # noqa: BLE001 - a forked child must not return into its parent's code
-        _log.exception(Event("desktop_notifications_failed"))
-    finally:
-        logging.shutdown()
-        os._exit(0)
-
-
-def _uid_of(user: str) -> int:
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise RequirementError(
-            f"notifications.user: there is no user {user!r}: correct the name, or remove the key"
-        ) from None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +52,7 @@ class Launcher:
         incoming: socket.socket,
         *,
         uid: int | None = None,
-        runtime: Path = RUNTIME,
+        runtime: Path,
         find: Callable[[], int | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -34,6 +34,7 @@ from picosnitch_exporter.log.writer import LogWriter
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit
 from picosnitch_exporter.outputs.http import WebServer
+from picosnitch_exporter.service.checking import Checks, unjudged
 from picosnitch_exporter.service.intake import Intake
 from picosnitch_exporter.service.status import ClockWatch, report_hello, report_own, report_status
 from picosnitch_exporter.settings import Settings, StorageSettings
@@ -68,22 +69,33 @@ _OTLP_STOP_SECONDS = 1.0
 """The last export has at least so long, beside the last commit."""
 
 
-def run(settings: Settings, end: socket.socket, listening: tuple[socket.socket, ...]) -> int:
+def run(
+    settings: Settings,
+    end: socket.socket,
+    listening: tuple[socket.socket, ...],
+    desktop: socket.socket | None,
+) -> int:
     """The exporter process, until the sensor says stop; the exit code.
+
+    `desktop` is where notifications are sent, None where there is no use for them.
 
     Raises
     ------
     PicosnitchError
         if it can't start, the sensor is gone, or a part of it has failed.
     """
-    return ExporterProcess(settings, end, listening).run()
+    return ExporterProcess(settings, end, listening, desktop).run()
 
 
 class ExporterProcess:
     """All parts of the exporter process, and the thread that drives them."""
 
     def __init__(
-        self, settings: Settings, end: socket.socket, listening: tuple[socket.socket, ...]
+        self,
+        settings: Settings,
+        end: socket.socket,
+        listening: tuple[socket.socket, ...],
+        desktop: socket.socket | None,
     ) -> None:
         self._settings = settings
         self._channel = Channel(end, receives=FROM_SENSOR)
@@ -106,9 +118,17 @@ class ExporterProcess:
             health=self._health,
             max_executables=settings.metrics.max_executables,
             stale_after_seconds=settings.metrics.stale_after_seconds,
+            unjudged=unjudged(settings),
+        )
+        self._checks = Checks(
+            settings,
+            store=self._store,
+            health=self._health,
+            failed=self._note_failure,
+            desktop=desktop,
         )
         self._hasher = Hasher()
-        self._registry = Registry(self._hasher)
+        self._registry = Registry(self._hasher, keeper=self._checks.keeper)
         self._domains = DomainTable(health=self._health, to_unix=self._clocks.to_unix)
         self._windows = Windows(ignore=IgnoreRules(settings.log.ignore), domains=self._domains)
         self._attributor = Attributor(
@@ -134,6 +154,7 @@ class ExporterProcess:
             health=self._health,
             committed=self._committed,
             failed=self._note_failure,
+            discovered=self._checks.discovered,
         )
         self._web = WebServer(
             sockets=listening,
@@ -201,6 +222,7 @@ class ExporterProcess:
         self._intake.instance = persisted.ring_instance
         self._intake.position = persisted.ring_position
         self._registry.restore(persisted.files)
+        self._checks.start(persisted)
         self._store.restore(persisted.totals, persisted.executables, now_seconds=time.time())
         if self._otlp is not None:
             self._otlp.begin()
@@ -313,6 +335,7 @@ class ExporterProcess:
             self._store.drop_stale(now)
             report_own(self._health)
             self._next_stale = now + _STALE_SECONDS
+        self._checks.tick()
         self._forget_durable()
         if (now >= self._next_commit or self._windows.is_full) and self._writer.has_room:
             self._commit()
@@ -330,6 +353,7 @@ class ExporterProcess:
             journal_segment=segment,
             ring_instance=self._intake.instance,
             ring_position=self._intake.position,
+            verdicts=self._checks.take_verdicts(),
         )
         self._intake.carry_over()
         self._writer.submit(commit)
@@ -363,6 +387,7 @@ class ExporterProcess:
         self._forget_durable()
         if self._otlp is not None:
             self._otlp.close(timeout_seconds=max(0.0, closed_by - time.monotonic()))
+        self._checks.close()
         self._web.close()
         self._hasher.close()
         self._journal.close()
