@@ -145,6 +145,27 @@ int find_processes(struct bpf_iter__task *context)
 	return 0;
 }
 
+/* What user space has been told of already, for a reader that starts anew: whole records, into the file that is
+ * read, not into the ring, which can be full. */
+SEC("iter/bpf_map_elem")
+int introduce_again(struct bpf_iter__bpf_map_elem *context)
+{
+	struct process_node *node = context->value;
+	struct process_record *record;
+	struct process_key key;
+	__u32 zero = 0;
+
+	if (!node || !node->key.tgid || !node->sent)
+		return 0;
+	record = bpf_map_lookup_elem(&scratch, &zero);
+	if (!record)
+		return 0;
+	key = node->key;
+	fill_process(record, node, &key, 0, 0);
+	bpf_seq_write(context->meta->seq, record, sizeof(*record));
+	return 0;
+}
+
 /* Sockets that were open before the programs were attached, by the first process that has them. */
 SEC("iter/task_file")
 int find_sockets(struct bpf_iter__task_file *context)

@@ -91,6 +91,32 @@ static __always_inline __u64 read_changed_ns(struct task_struct *task)
 	       BPF_CORE_READ(before_6_6, i_ctime.tv_nsec);
 }
 
+/* Of the chosen v1 hierarchy; 0 where there is none. Every runtime puts its containers into all of them. */
+static __always_inline __u64 read_cgroup1(struct task_struct *task)
+{
+	struct cgroup_subsys_state *state = NULL;
+	struct css_set *set;
+	__u64 index;
+
+	if (cgroup1.controller == CGROUP1_PIDS &&
+	    bpf_core_enum_value_exists(enum cgroup_subsys_id, pids_cgrp_id))
+		index = bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id);
+	else if (cgroup1.controller == CGROUP1_MEMORY &&
+		 bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	else if (cgroup1.controller == CGROUP1_FREEZER &&
+		 bpf_core_enum_value_exists(enum cgroup_subsys_id, freezer_cgrp_id))
+		index = bpf_core_enum_value(enum cgroup_subsys_id, freezer_cgrp_id);
+	else if (cgroup1.controller == CGROUP1_CPUSET &&
+		 bpf_core_enum_value_exists(enum cgroup_subsys_id, cpuset_cgrp_id))
+		index = bpf_core_enum_value(enum cgroup_subsys_id, cpuset_cgrp_id);
+	else
+		return 0;
+	set = task->cgroups;
+	bpf_probe_read_kernel(&state, sizeof(state), (void *)set->subsys + index * sizeof(void *));
+	return BPF_CORE_READ(state, cgroup, kn, id);
+}
+
 /* The arguments of the calling process, NUL separated as in /proc/PID/cmdline. */
 static __always_inline void read_cmdline(struct task_struct *task, struct process_node *node,
 					 __u16 flags)
@@ -145,6 +171,7 @@ static __always_inline void read_node(struct task_struct *task, struct process_n
 	node->exec_ns = 0;
 	node->changed_ns = 0;
 	node->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+	node->cgroup1_id = read_cgroup1(task);
 	node->uid = task->cred->uid.val;
 	node->cmdline_bytes = 0;
 	node->flags = task->flags & PF_KTHREAD ? PROCESS_KERNEL : PROCESS_CMDLINE_MISSING;
@@ -188,18 +215,13 @@ static __always_inline void know_ancestors(struct task_struct *task)
 		know(parent);
 }
 
-/* Sends the node of `key`, if it is known; its parent's key goes back through `key`. */
-static __always_inline bool send_node(struct process_record *record, struct process_key *key,
-				      __u8 generation, __u16 flags)
+/* Returns the length of the command line; what is behind it in the record is of an earlier one. */
+static __always_inline __u64 fill_process(struct process_record *record, struct process_node *node,
+					  const struct process_key *key, __u8 generation,
+					  __u16 flags)
 {
-	struct process_node *node = slot_of(key->tgid);
-	__u64 length, wakeup;
+	__u64 length = node->cmdline_bytes;
 
-	if (!node || !is_image(node, key)) {
-		key->tgid = 0;
-		return true;
-	}
-	length = node->cmdline_bytes;
 	if (length > CMDLINE_BYTES)
 		length = CMDLINE_BYTES;
 	record->header.kind = RECORD_PROCESS;
@@ -212,12 +234,28 @@ static __always_inline bool send_node(struct process_record *record, struct proc
 	record->exec_ns = node->exec_ns;
 	record->changed_ns = node->changed_ns;
 	record->cgroup_id = node->cgroup_id;
+	record->cgroup1_id = node->cgroup1_id;
 	record->uid = node->uid;
 	record->cmdline_bytes = length;
 	record->generation = generation;
 	record->pad = 0;
 	__builtin_memcpy(record->comm, node->comm, COMM_BYTES);
 	bpf_probe_read_kernel(record->cmdline, length & (2 * CMDLINE_BYTES - 1), node->cmdline);
+	return length;
+}
+
+/* Sends the node of `key`, if it is known; its parent's key goes back through `key`. */
+static __always_inline bool send_node(struct process_record *record, struct process_key *key,
+				      __u8 generation, __u16 flags)
+{
+	struct process_node *node = slot_of(key->tgid);
+	__u64 length, wakeup;
+
+	if (!node || !is_image(node, key)) {
+		key->tgid = 0;
+		return true;
+	}
+	length = fill_process(record, node, key, generation, flags);
 	if (!is_image(node, key)) {
 		/* Its place was taken meanwhile. */
 		key->tgid = 0;
@@ -226,8 +264,10 @@ static __always_inline bool send_node(struct process_record *record, struct proc
 	*key = node->parent;
 	wakeup = flags & PROCESS_UNWATCHED ? BPF_RB_FORCE_WAKEUP : wakeup_flag();
 	if (!bpf_ringbuf_output(&records, record, offsetof(struct process_record, cmdline) + length,
-				wakeup))
+				wakeup)) {
+		node->sent |= generation ? SENT_AS_ANCESTOR : 0;
 		return true;
+	}
 	add_counter(COUNTER_PROCESS_RECORDS_DELAYED, 1);
 	return false;
 }
@@ -268,11 +308,11 @@ static __noinline int introduce(void)
 			read_cmdline(task, node, PROCESS_CMDLINE_LATE);
 		publish(node, key.tgid);
 	}
-	if (node->sent)
+	if (node->sent & SENT)
 		return 0;
 	know_ancestors(task);
 	if (send_lineage(node, 0))
-		node->sent = 1;
+		node->sent |= SENT;
 	return 0;
 }
 

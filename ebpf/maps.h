@@ -104,6 +104,11 @@ struct {
 	__uint(max_entries, 256 * 1024);
 } records SEC(".maps");
 
+enum {
+	SENT = 1,
+	SENT_AS_ANCESTOR = 2,
+};
+
 /* One image of a process. The command line is read at exec, before the program can overwrite it. */
 struct process_node {
 	struct process_key key; /* key.tgid 0 while the rest is being written */
@@ -112,10 +117,11 @@ struct process_node {
 	__u64 exec_ns;
 	__u64 changed_ns;
 	__u64 cgroup_id;
+	__u64 cgroup1_id;
 	__u32 uid;
 	__u16 cmdline_bytes;
 	__u16 flags;
-	__u32 sent; /* 1 once its lineage is in the ring */
+	__u32 sent; /* SENT once its lineage is in the ring, SENT_AS_ANCESTOR with that of another */
 	__u32 pad;
 	char comm[COMM_BYTES];
 	char cmdline[CMDLINE_BYTES];
@@ -173,11 +179,31 @@ struct {
 	__type(value, struct process_record);
 } scratch SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cgroup_record);
+} cgroup_scratch SEC(".maps");
+
 struct control control;
 
 /* Which set of programs this is. Two sets may be attached to the same maps while one replaces the other: one
  * store to control.active switches over, so that no call is counted by both or by neither. */
 const volatile __u32 generation = 1;
+
+/* Where there are v1 hierarchies, a container may be in no cgroup of v2. One of them is read as well. */
+enum cgroup1_controller {
+	CGROUP1_NONE = 0,
+	CGROUP1_PIDS = 1,
+	CGROUP1_MEMORY = 2,
+	CGROUP1_FREEZER = 3,
+	CGROUP1_CPUSET = 4,
+};
+const volatile struct {
+	__u32 controller; /* enum cgroup1_controller */
+	__u32 hierarchy; /* its number in /proc/cgroups */
+} cgroup1;
 
 static __always_inline bool is_active(void)
 {

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _VERIFIER_LINES = 12
 _MESSAGE_BYTES = 64 * 1024
 _OBJECT_NAME = b"picosnitch"
+_ITERATOR_BYTES = 64 * 1024
 _BPF_TRACE_RAW_TP = 23  # enum bpf_attach_type
 
 _PrintFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -247,8 +248,8 @@ class BpfLink:
         self.name = name
         self.descriptor = descriptor
 
-    def run_iterator(self) -> None:
-        """Runs an iterator program over everything it iterates on.
+    def run_iterator(self) -> bytes:
+        """Runs an iterator program over everything it iterates on; what it has written.
 
         Raises
         ------
@@ -258,13 +259,15 @@ class BpfLink:
         iterator = self._library.call.bpf_iter_create(self.descriptor)
         if iterator < 0:
             raise self._library.fail(f"iterator {self.name} can't be started")
+        written = []
         try:
-            while os.read(iterator, 4096):
-                pass
+            while piece := os.read(iterator, _ITERATOR_BYTES):
+                written.append(piece)
         except OSError as error:
             raise KernelError(f"iterator {self.name} stopped: {error.strerror}") from error
         finally:
             os.close(iterator)
+        return b"".join(written)
 
     def close(self) -> None:
         """Gives the descriptor back."""

@@ -1,48 +1,57 @@
 """From frames to state: journal first, then attribution; after a crash, from the journal again."""
 
 import logging
-import struct
 import time
 from dataclasses import replace
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import StorageError, WireError
+from picosnitch_exporter.identity.registry import Registry
 from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.journal import Journal
 from picosnitch_exporter.logging_format import Event
+from picosnitch_exporter.model import KnownFile
+from picosnitch_exporter.service.entries import Carried, Entry, pack, unpack
 from picosnitch_exporter.service.status import ClockWatch
 from picosnitch_exporter.state.attribution import Attributor
 from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.stream import (
+    CgroupPath,
     CommandLine,
     ExecutableSeen,
+    Introductions,
     Records,
-    decode,
-    encode,
 )
-from picosnitch_exporter.wire import DnsRecord, FlowRecord, ProcessRecord, encode_flow, split_ring
+from picosnitch_exporter.wire import (
+    DnsRecord,
+    FlowRecord,
+    ProcessRecord,
+    UnseenRecord,
+    encode_flow,
+    split_ring,
+)
 from picosnitch_exporter.wire import decode as decode_record
 
 _log = logging.getLogger(__name__)
 
-_OFFSET = struct.Struct("=q")
-"""Before each entry: wall clock minus CLOCK_BOOTTIME when it was received, in nanoseconds."""
 _RETRY_SECONDS = 5.0
 
 
 class Intake:
     """Takes frames in, each ring record exactly once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (it brings four together)
         self,
         *,
         attributor: Attributor,
+        registry: Registry,
         domains: DomainTable,
         journal: Journal,
         clocks: ClockWatch,
         health: Health,
     ) -> None:
         self._attributor = attributor
+        self._registry = registry
         self._domains = domains
         self._journal = journal
         self._health = health
@@ -55,22 +64,31 @@ class Intake:
     def replay(self, after: int) -> int:
         """Takes in what the journal has beyond a committed segment; returns how many entries."""
         entries = 0
-        for entry in self._journal.replay(after):
+        for data in self._journal.replay(after):
             entries += 1
-            (self._clocks.offset_ns,) = _OFFSET.unpack_from(entry)
             try:
-                frame = decode(entry[_OFFSET.size :])
+                entry, self._clocks.offset_ns = unpack(data)
             except WireError as error:
                 self._health.count(catalog.EVENTS_LOST, ("journal", "malformed"))
                 _log.warning(Event("journal_entry_lost", {"error": str(error)}))
                 continue
-            if isinstance(frame, ExecutableSeen):
+            if isinstance(entry, Carried):
+                # Of a segment that is not committed itself: it is replayed from there.
+                if entry.segment <= after:
+                    self._take_in(entry.data)
+            elif isinstance(entry, KnownFile):
+                self._registry.learn(entry)
+                self._attributor.settled()
+            elif isinstance(entry, ExecutableSeen):
                 # Its descriptor ended with the process that had it.
-                self._attributor.executable(frame, None)
-            elif isinstance(frame, CommandLine):
-                self._attributor.command_line(frame)
-            elif isinstance(frame, Records):
-                self._take_in(frame)
+                self._attributor.executable(entry, None)
+            elif isinstance(entry, CommandLine):
+                self._attributor.command_line(entry)
+            elif isinstance(entry, Introductions):
+                self._take_in(entry.data)
+            elif isinstance(entry, Records):
+                self._take_in(entry.data)
+                self.instance, self.position = entry.instance, entry.end
         return entries
 
     def executable(self, frame: ExecutableSeen, descriptor: int | None) -> None:
@@ -91,18 +109,34 @@ class Intake:
         if not frame.data:
             return
         self._append(frame)
-        self._take_in(frame)
+        self._take_in(frame.data)
+        self.instance, self.position = frame.instance, frame.end
 
-    def carry_over(self) -> None:
-        """Writes what still waits for a hash into the new segment, as the old ones will go."""
+    def cgroup_path(self, frame: CgroupPath) -> None:
+        """Which cgroup a number means."""
+        self._append(frame)
+
+    def introductions(self, frame: Introductions) -> None:
+        """Processes that the run before was told of."""
+        self._append(frame)
+        self._take_in(frame.data)
+
+    def settled(self) -> None:
+        """Takes in what has been hashed, and journals it: the descriptors would be gone."""
+        self._attributor.settled()
+        for file in self._registry.take_hashed():
+            self._append(file)
+
+    def carry_over(self, segment: int) -> None:
+        """Writes what still waits for a hash into the segment after `segment`, which will go."""
         held = b"".join(encode_flow(record) for record in self._attributor.uncounted())
         if held:
-            self._append(Records(instance=0, start=0, end=len(held), data=held))
+            self._append(Carried(segment=segment, data=held))
 
-    def _take_in(self, frame: Records) -> None:
-        for data in split_ring(frame.data):
+    def _take_in(self, data: bytes) -> None:
+        for piece in split_ring(data):
             try:
-                record = decode_record(data)
+                record = decode_record(piece)
             except WireError as error:
                 self._health.count(catalog.EVENTS_LOST, ("record", "malformed"))
                 _log.warning(Event("record_lost", {"error": str(error)}))
@@ -114,17 +148,17 @@ class Intake:
                 self._attributor.process(record)
             elif isinstance(record, DnsRecord):
                 self._domains.learn(record)
-        if frame.instance:
-            self.instance, self.position = frame.instance, frame.end
+            elif isinstance(record, UnseenRecord):
+                self._attributor.unseen(record)
 
-    def _append(self, frame: ExecutableSeen | CommandLine | Records) -> None:
-        """Journals a frame; with a full disk it is only in memory, which is said and counted."""
+    def _append(self, entry: Entry) -> None:
+        """Journals an entry; with a full disk it is only in memory, which is said and counted."""
         now = time.monotonic()
         if now < self._retry_at:
             self._health.count(catalog.LOG_ERRORS, ("journal", "full"))
             return
         try:
-            self._journal.append(_OFFSET.pack(self._clocks.offset_ns) + encode(frame))
+            self._journal.append(pack(entry, self._clocks.offset_ns))
         except StorageError as error:
             self._retry_at = now + _RETRY_SECONDS
             self._health.count(catalog.LOG_ERRORS, ("journal", "full"))

@@ -44,11 +44,13 @@ from picosnitch_exporter.state.store import Store
 from picosnitch_exporter.stream import (
     FROM_SENSOR,
     Acknowledge,
+    CgroupPath,
     Channel,
     CommandLine,
     ExecutableSeen,
     Frame,
     Hello,
+    Introductions,
     KernelStatus,
     Ready,
     Records,
@@ -142,6 +144,7 @@ class ExporterProcess:
         )
         self._intake = Intake(
             attributor=self._attributor,
+            registry=self._registry,
             domains=self._domains,
             journal=self._journal,
             clocks=self._clocks,
@@ -242,7 +245,7 @@ class ExporterProcess:
             if self._channel.fileno() in ready and not self._receive():
                 return
             if self._hasher.fileno() in ready:
-                self._attributor.settled()
+                self._intake.settled()
             if time.monotonic() >= next_tick:
                 self._tick()
                 next_tick = time.monotonic() + _TICK_SECONDS
@@ -280,6 +283,10 @@ class ExporterProcess:
                 self._intake.executable(frame, descriptor)
             case CommandLine():
                 self._intake.command_line(frame)
+            case CgroupPath():
+                self._intake.cgroup_path(frame)
+            case Introductions():
+                self._intake.introductions(frame)
             case KernelStatus():
                 report_status(self._health, frame)
             case Hello():
@@ -355,7 +362,7 @@ class ExporterProcess:
             ring_position=self._intake.position,
             verdicts=self._checks.take_verdicts(),
         )
-        self._intake.carry_over()
+        self._intake.carry_over(segment)
         self._writer.submit(commit)
 
     def _forget_durable(self) -> None:

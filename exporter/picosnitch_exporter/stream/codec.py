@@ -11,10 +11,12 @@ from picosnitch_exporter.stream.frames import (
     FROM_EXPORTER,
     FROM_SENSOR,
     Acknowledge,
+    CgroupPath,
     CommandLine,
     ExecutableSeen,
     Frame,
     Hello,
+    Introductions,
     KernelStatus,
     MapUse,
     ProgramUse,
@@ -33,6 +35,7 @@ _RECORDS = struct.Struct("=QQQ")
 _POSITION = struct.Struct("=QQ")
 _EXECUTABLE = struct.Struct("=QIIIQQqqHH16s")
 _COMMAND_LINE = struct.Struct("=QQI")
+_CGROUP = struct.Struct("=QI")
 _KINDS: tuple[type[Frame], ...] = (*FROM_SENSOR, *FROM_EXPORTER)
 
 
@@ -51,6 +54,10 @@ def _encode_body(frame: Frame) -> bytes:
         case CommandLine():
             key = frame.key
             body = _COMMAND_LINE.pack(key.start_ns, key.exec_id, key.tgid) + frame.cmdline
+        case CgroupPath():
+            body = _CGROUP.pack(frame.cgroup_id, frame.hierarchy) + frame.path[:_PATH_BYTES]
+        case Introductions():
+            body = frame.data
         case Resume() | Acknowledge():
             body = _POSITION.pack(frame.instance, frame.position)
         case Hello():
@@ -160,6 +167,11 @@ def _decode_command_line(body: bytes) -> CommandLine:
     return CommandLine(key=key, cmdline=body[_COMMAND_LINE.size :])
 
 
+def _decode_cgroup(body: bytes) -> CgroupPath:
+    cgroup_id, hierarchy = _CGROUP.unpack_from(body)
+    return CgroupPath(hierarchy=hierarchy, cgroup_id=cgroup_id, path=body[_CGROUP.size :])
+
+
 def _decode_resume(body: bytes) -> Resume:
     instance, position = _POSITION.unpack(body)
     return Resume(instance=instance, position=position)
@@ -254,6 +266,8 @@ _DECODERS: dict[type[Frame], Callable[[bytes], Frame]] = {
     Records: _decode_records,
     ExecutableSeen: _decode_executable,
     CommandLine: _decode_command_line,
+    Introductions: lambda body: Introductions(data=body),
+    CgroupPath: _decode_cgroup,
     Resume: _decode_resume,
     Acknowledge: _decode_acknowledge,
     Hello: _decode_hello,

@@ -60,6 +60,23 @@ class CommandLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupPath:
+    """Which cgroup a number in process records means."""
+
+    hierarchy: int
+    """0: v2; otherwise the v1 hierarchy of `ProcessRecord.cgroup1_id`."""
+    cgroup_id: int
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Introductions:
+    """Process records, in the layout of the ring, of what an earlier run was told of."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MapUse:
     """How full a kernel map is."""
 
@@ -124,11 +141,23 @@ Frame = (
     | Records
     | ExecutableSeen
     | CommandLine
+    | Introductions
+    | CgroupPath
     | KernelStatus
     | Ready
     | Stopping
     | Resume
     | Acknowledge
 )
-FROM_SENSOR = (Hello, Records, ExecutableSeen, CommandLine, KernelStatus, Ready, Stopping)
+FROM_SENSOR = (
+    Hello,
+    Records,
+    ExecutableSeen,
+    CommandLine,
+    Introductions,
+    CgroupPath,
+    KernelStatus,
+    Ready,
+    Stopping,
+)
 FROM_EXPORTER = (Resume, Acknowledge)
