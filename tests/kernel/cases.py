@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tests.kernel.generator import Generator, Options, Outcome, Program, Value
 from tests.kernel.network import Network
@@ -77,15 +77,6 @@ def pair(  # noqa: PLR0913 - each is a thing in which cases differ
             connections=connections,
         ),
     )
-
-
-def with_scopes(case: Case, *, client: str = "", server: str = "") -> Case:
-    """The same where an end can't know, or sees something else of its peer."""
-    if client:
-        case = replace(case, client=replace(case.client, scope=client))
-    if server and case.server:
-        case = replace(case, server=replace(case.server, scope=server))
-    return case
 
 
 def perform(case: Case, generator: Generator, network: Network) -> Expected:
