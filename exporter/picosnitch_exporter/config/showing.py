@@ -20,8 +20,9 @@ def show(settings: Settings) -> str:
             assert isinstance(inner, dict)  # noqa: S101  # no setting is a group too
             group = inner
         group[key.path[-1]] = _plain(settings, key)
+    # ASCII: a raw U+0085 would come back as a line break, and no terminal obeys an escaped one.
     # yaml has no type for what it returns without a stream.
-    text: str = yaml.safe_dump(top, sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.safe_dump(top, sort_keys=False, width=100)
     return text
 
 
