@@ -73,6 +73,14 @@ enum {
 	PF_KTHREAD = 0x00200000,
 };
 
+/* include/linux/cgroup_subsys.h: the numbers depend on the configuration and are looked up by name. */
+enum cgroup_subsys_id {
+	pids_cgrp_id,
+	memory_cgrp_id,
+	freezer_cgrp_id,
+	cpuset_cgrp_id,
+};
+
 /* struct bpf_sock and bpf_sock_addr are uapi: their layout is fixed, no relocation. */
 struct bpf_sock {
 	__u32 bound_dev_if;
@@ -231,11 +239,21 @@ struct kernfs_node {
 	__u64 id;
 };
 
+struct cgroup_root {
+	int hierarchy_id;
+};
+
 struct cgroup {
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
 };
 
 struct css_set {
+	struct cgroup_subsys_state *subsys[4];
 	struct cgroup *dfl_cgrp;
 };
 

@@ -23,6 +23,7 @@ char LICENSE[] SEC("license") = "GPL";
 #include "dns.h"
 #include "hooks.h"
 #include "unseen.h"
+#include "cgroups.h"
 
 /* Never used and never loaded (libbpf passes over sections it doesn't know): it puts the enums, and what no map
  * holds, into the object's BTF, by which tests/contract compares picosnitch.h with wire.py. */
@@ -34,6 +35,8 @@ struct layouts {
 	enum counter counter;
 	struct dns_record dns_record;
 	struct unseen_record unseen_record;
+	struct cgroup_record cgroup_record;
+	enum cgroup1_controller cgroup1_controller;
 };
 struct layouts *layouts SEC(".layouts");
 
@@ -351,6 +354,6 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, void *bi
 	if (control.every_exe)
 		flags |= PROCESS_EXEC;
 	if (flags && send_lineage(node, flags))
-		node->sent = 1;
+		node->sent |= SENT;
 	return 0;
 }

@@ -24,6 +24,7 @@ enum record_kind {
 	RECORD_PROCESS = 2,
 	RECORD_DNS = 3,
 	RECORD_UNSEEN = 4,
+	RECORD_CGROUP = 5,
 };
 
 enum flow_flags {
@@ -110,7 +111,8 @@ struct process_record {
 	struct file_identity executable;
 	__u64 exec_ns; /* CLOCK_BOOTTIME of the exec; 0 where it was before the programs were attached */
 	__u64 changed_ns; /* the executable's change time (Unix time) at the exec: says which content it had; or 0 */
-	__u64 cgroup_id;
+	__u64 cgroup_id; /* in the v2 hierarchy */
+	__u64 cgroup1_id; /* in the v1 hierarchy that the loader has chosen, 0 where there is none */
 	__u32 uid;
 	__u16 cmdline_bytes;
 	__u8 generation; /* 0 the process itself, 1 its parent, 2 its grandparent */
@@ -139,6 +141,17 @@ struct unseen_record {
 	__u32 netns;
 };
 
+#define CGROUP_PATH_BYTES 1024 /* TRACE_CGROUP_PATH_LEN of the kernel */
+/* A cgroup that was made, before any process can be in it. Ends after path_bytes bytes of path. */
+struct cgroup_record {
+	struct record_header header;
+	__u64 cgroup_id;
+	__u32 hierarchy; /* 0: v2 */
+	__u16 path_bytes;
+	__u16 pad;
+	char path[CGROUP_PATH_BYTES];
+};
+
 /* Indexes of the `counters` map: what was lost, and what was only late. All of them are monotonic. */
 enum counter {
 	COUNTER_LOST_TRANSMIT_BYTES, /* neither socket storage nor the flows map had room */
@@ -153,6 +166,7 @@ enum counter {
 	COUNTER_LIVE_RECORDS_DELAYED, /* ring full while draining: tried again with the next drain */
 	COUNTER_DNS_RECORDS_LOST,
 	COUNTER_UNSEEN_RECORDS_LOST,
+	COUNTER_CGROUP_RECORDS_LOST, /* ring full: user space looks for the cgroup where it is mounted */
 	COUNTER_IDLED_CALLS, /* slow-path entries skipped because nobody has read for the linger time */
 	COUNTER_MAX,
 };
@@ -182,9 +196,10 @@ ASSERT_SIZE(file_identity, 16);
 ASSERT_SIZE(process_key, 24);
 ASSERT_SIZE(record_header, 16);
 ASSERT_SIZE(flow_record, 144);
-ASSERT_SIZE(process_record, 128 + CMDLINE_BYTES);
+ASSERT_SIZE(process_record, 136 + CMDLINE_BYTES);
 ASSERT_SIZE(dns_record, 32 + DNS_BYTES);
 ASSERT_SIZE(unseen_record, 64);
+ASSERT_SIZE(cgroup_record, 32 + CGROUP_PATH_BYTES);
 ASSERT_SIZE(control, 72);
 
 #endif

@@ -17,6 +17,7 @@ WIRE_VERSION = 1
 COMM_BYTES = 16
 CMDLINE_BYTES = 512
 DNS_BYTES = 1232
+CGROUP_PATH_BYTES = 1024
 
 
 class RecordKind(IntEnum):
@@ -26,6 +27,7 @@ class RecordKind(IntEnum):
     PROCESS = 2
     DNS = 3
     UNSEEN = 4
+    CGROUP = 5
 
 
 class FlowFlag(IntFlag):
@@ -69,6 +71,7 @@ class Counter(IntEnum):
     LIVE_RECORDS_DELAYED = auto()
     DNS_RECORDS_LOST = auto()
     UNSEEN_RECORDS_LOST = auto()
+    CGROUP_RECORDS_LOST = auto()
     IDLED_CALLS = auto()
 
 
@@ -76,9 +79,10 @@ HEADER = struct.Struct("=HHIQ")
 _KEY = "QQII"
 _IDENTITY = "QII"
 FLOW = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}QQQIIII16s16sHHHBBII")
-PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QQQIHBB{COMM_BYTES}s")
+PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QQQQIHBB{COMM_BYTES}s")
 DNS = struct.Struct(f"={HEADER.format[1:]}QIHH")
 UNSEEN = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}II")
+CGROUP = struct.Struct(f"={HEADER.format[1:]}QIHH")
 
 _KIND = struct.Struct("=H")
 _RING_HEADER = struct.Struct("=II")
@@ -129,6 +133,9 @@ class ProcessRecord:
     changed_ns: int
     """Change time of the executable at its exec, Unix time; 0 where it was not seen."""
     cgroup_id: int
+    """In the v2 hierarchy."""
+    cgroup1_id: int = 0
+    """In the one of the v1 hierarchies that is read, 0 where there is none."""
     uid: int
     generation: int
     comm: bytes
@@ -160,7 +167,19 @@ class UnseenRecord:
     netns: int
 
 
-Record = FlowRecord | ProcessRecord | DnsRecord | UnseenRecord
+@dataclass(slots=True, kw_only=True)
+class CgroupRecord:
+    """A cgroup that was made."""
+
+    time_ns: int
+    cgroup_id: int
+    """Unique within the hierarchy, and the number of its inode."""
+    hierarchy: int
+    """0: v2."""
+    path: bytes
+
+
+Record = FlowRecord | ProcessRecord | DnsRecord | UnseenRecord | CgroupRecord
 
 
 def split_ring(data: bytes) -> Iterator[bytes]:
@@ -188,6 +207,24 @@ def split_ring(data: bytes) -> Iterator[bytes]:
         if not word & _RING_DISCARDED:
             yield data[start : start + length]
         offset = start + (length + 7) // 8 * 8
+
+
+def join_processes(data: bytes, limit: int) -> Iterator[bytes]:
+    """Whole process records as pieces of a ring, of at most `limit` bytes each."""
+    size = PROCESS.size + CMDLINE_BYTES
+    pieces: list[bytes] = []
+    length = 0
+    for offset in range(0, len(data) - size + 1, size):
+        used = PROCESS.size + min(PROCESS.unpack_from(data, offset)[-4], CMDLINE_BYTES)
+        piece = _RING_HEADER.pack(used, 0) + data[offset : offset + used] + bytes(-used % 8)
+        if length + len(piece) > limit:
+            yield b"".join(pieces)
+            pieces.clear()
+            length = 0
+        pieces.append(piece)
+        length += len(piece)
+    if pieces:
+        yield b"".join(pieces)
 
 
 def decode(record: bytes) -> Record:
@@ -275,7 +312,7 @@ def encode_flow(record: FlowRecord) -> bytes:
 
 def _decode_process(record: bytes) -> ProcessRecord:
     fields = PROCESS.unpack_from(record)
-    cmdline_bytes = fields[19]
+    cmdline_bytes = fields[20]
     if PROCESS.size + cmdline_bytes != len(record):
         raise WireError(
             f"process record of {len(record)} bytes with a command line of {cmdline_bytes}"
@@ -289,9 +326,10 @@ def _decode_process(record: bytes) -> ProcessRecord:
         exec_ns=fields[15],
         changed_ns=fields[16],
         cgroup_id=fields[17],
-        uid=fields[18],
-        generation=fields[20],
-        comm=fields[22].split(b"\0", 1)[0],
+        cgroup1_id=fields[18],
+        uid=fields[19],
+        generation=fields[21],
+        comm=fields[23].split(b"\0", 1)[0],
         cmdline=record[PROCESS.size :],
     )
 
@@ -321,9 +359,26 @@ def _decode_unseen(record: bytes) -> UnseenRecord:
     )
 
 
+def decode_cgroup(record: bytes) -> CgroupRecord:
+    """A record of a cgroup.
+
+    Raises
+    ------
+    WireError
+        if its size is not what it says.
+    """
+    fields = CGROUP.unpack_from(record)
+    if CGROUP.size + fields[6] != len(record):
+        raise WireError(f"cgroup record of {len(record)} bytes with a path of {fields[6]}")
+    return CgroupRecord(
+        time_ns=fields[3], cgroup_id=fields[4], hierarchy=fields[5], path=record[CGROUP.size :]
+    )
+
+
 _DECODERS: dict[int, Callable[[bytes], Record]] = {
     RecordKind.FLOW: _decode_flow,
     RecordKind.PROCESS: _decode_process,
     RecordKind.DNS: _decode_dns,
     RecordKind.UNSEEN: _decode_unseen,
+    RecordKind.CGROUP: decode_cgroup,
 }

@@ -98,8 +98,8 @@ def test_discarded_is_left_out_and_busy_ends_when_the_ring_is_split() -> None:
 
 def test_process_has_its_fields_when_decoded() -> None:
     data = PROCESS.pack(
-        RecordKind.PROCESS, 1, 0, 10, 11, 12, 13, 0, 14, 15, 16, 0, 17, 18, 19, 20, 21, 22, 23, 5,
-        2, 0, b"name",
+        RecordKind.PROCESS, 1, 0, 10, 11, 12, 13, 0, 14, 15, 16, 0, 17, 18, 19, 20, 21, 22, 23, 24,
+        5, 2, 0, b"name",
     )  # fmt: skip
     record = decode(data + b"a\0bc\0")
     assert isinstance(record, ProcessRecord)
@@ -110,9 +110,10 @@ def test_process_has_its_fields_when_decoded() -> None:
         record.exec_ns,
         record.changed_ns,
         record.cgroup_id,
+        record.cgroup1_id,
         record.uid,
         record.generation,
-    ) == (20, 21, 22, 23, 2)
+    ) == (20, 21, 22, 23, 24, 2)
     assert (record.comm, record.cmdline) == (b"name", b"a\0bc\0")
 
 

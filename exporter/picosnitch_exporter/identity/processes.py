@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from picosnitch_exporter.identity.versions import Version
-from picosnitch_exporter.model import FileIdentity, ProcessKey, Program
+from picosnitch_exporter.model import FileIdentity, ProcessKey, Program, Workload
 from picosnitch_exporter.stream import CommandLine
 from picosnitch_exporter.wire import ProcessFlag, ProcessRecord
 
@@ -48,6 +48,7 @@ class Process:
     changed_ns: int
     """Change time of the executable at its exec, 0 where unknown."""
     cgroup_id: int
+    cgroup1_id: int = 0
     uid: int
     name: str
     cmdline: str
@@ -62,6 +63,8 @@ class Process:
     """What it runs, once somebody has asked; dropped where that can have changed."""
     program: Program | None = None
     """How the log names it, once its version is settled."""
+    workload: tuple[Workload, str] | None = None
+    """What it runs in and the container's id, once somebody has asked; for good."""
     was_executed: bool = False
     """A record of its exec has been taken in."""
 
@@ -133,6 +136,7 @@ class ProcessTable:
                 exec_ns=record.exec_ns,
                 changed_ns=record.changed_ns,
                 cgroup_id=record.cgroup_id,
+                cgroup1_id=record.cgroup1_id,
                 uid=record.uid,
                 name=os.fsdecode(record.comm),
                 cmdline=render_cmdline(record.cmdline),
@@ -153,6 +157,7 @@ class ProcessTable:
             process.name = os.fsdecode(record.comm)
             process.uid = record.uid
             process.cgroup_id = record.cgroup_id
+            process.cgroup1_id = record.cgroup1_id
             process.program = None
         if record.exec_ns and record.exec_ns != process.exec_ns:
             process.exec_ns = record.exec_ns

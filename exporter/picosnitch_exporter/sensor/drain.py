@@ -9,13 +9,21 @@ from picosnitch_exporter.model import FileIdentity, ProcessKey
 from picosnitch_exporter.sensor.libbpf import Library, program_statistics
 from picosnitch_exporter.sensor.loader import KernelSide
 from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
-from picosnitch_exporter.wire import Counter, ProcessFlag, RecordKind, split_ring
+from picosnitch_exporter.wire import (
+    CgroupRecord,
+    Counter,
+    ProcessFlag,
+    RecordKind,
+    decode_cgroup,
+    split_ring,
+)
 
 _KIND_AND_FLAGS = struct.Struct("=HH")
 _KEY = struct.Struct("=16xQQI")
 _FLOW_IDENTITY = struct.Struct("=40xQII")
 _PROCESS_IDENTITY = struct.Struct("=64xQII")
 _UNSEEN_IDENTITY = _FLOW_IDENTITY
+_PROCESS_CGROUPS = struct.Struct("=96xQQ")
 _COUNTER = struct.Struct("=Q")
 EXPIRE_SECONDS = 15.0
 """Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
@@ -31,33 +39,43 @@ class Subject:
     key: ProcessKey
     executable: FileIdentity
     wants_cmdline: bool
+    cgroup_id: int
+    """0 where the record is not one of a process."""
+    cgroup1_id: int
     is_unwatched: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Ring data from `start` to `end`, and the subjects of its records, each once."""
+    """Ring data from `start` to `end`, and what the sensor itself has to know of it."""
 
     start: int
     end: int
     data: bytes
     subjects: tuple[Subject, ...]
+    cgroups: tuple[CgroupRecord, ...]
+    """Those that were made."""
 
 
-def subjects_of(data: bytes) -> tuple[Subject, ...]:
-    """Subjects of the records in a piece of the ring, in order, without repetition."""
+def look_through(data: bytes) -> tuple[tuple[Subject, ...], tuple[CgroupRecord, ...]]:
+    """Subjects of the records in a piece of the ring, each once, and the cgroups that were made."""
     found: dict[tuple[object, ...], Subject] = {}
+    cgroups: list[CgroupRecord] = []
     for record in split_ring(data):
         kind, flags = _KIND_AND_FLAGS.unpack_from(record)
         if kind in (RecordKind.FLOW, RecordKind.UNSEEN):
             identity = _FLOW_IDENTITY.unpack_from(record)
             flags = 0
+            cgroup_id = cgroup1_id = 0
         elif kind == RecordKind.PROCESS:
             identity = _PROCESS_IDENTITY.unpack_from(record)
+            cgroup_id, cgroup1_id = _PROCESS_CGROUPS.unpack_from(record)
         else:
+            if kind == RecordKind.CGROUP:
+                cgroups.append(decode_cgroup(record))
             continue
         start_ns, exec_id, tgid = _KEY.unpack_from(record)
-        unique = (tgid, start_ns, identity, flags)
+        unique = (tgid, start_ns, identity, flags, cgroup_id)
         if unique in found:
             continue
         inode, device, generation = identity
@@ -65,9 +83,16 @@ def subjects_of(data: bytes) -> tuple[Subject, ...]:
             key=ProcessKey(start_ns=start_ns, exec_id=exec_id, tgid=tgid),
             executable=FileIdentity(inode=inode, device=device, generation=generation),
             wants_cmdline=bool(flags & ProcessFlag.CMDLINE_MISSING),
+            cgroup_id=cgroup_id,
+            cgroup1_id=cgroup1_id,
             is_unwatched=bool(flags & ProcessFlag.UNWATCHED),
         )
-    return tuple(found.values())
+    return tuple(found.values()), tuple(cgroups)
+
+
+def subjects_of(data: bytes) -> tuple[Subject, ...]:
+    """Subjects of the records in a piece of the ring, in order, each once."""
+    return look_through(data)[0]
 
 
 class Drain:
@@ -119,7 +144,10 @@ class Drain:
         while data := self._side.ring.read(self.position, MAX_RECORD_BYTES):
             start = self.position
             self.position += len(data)
-            yield Batch(start=start, end=self.position, data=data, subjects=subjects_of(data))
+            subjects, cgroups = look_through(data)
+            yield Batch(
+                start=start, end=self.position, data=data, subjects=subjects, cgroups=cgroups
+            )
 
     def counters(self) -> tuple[int, ...]:
         """The kernel's counters, summed over the CPUs."""

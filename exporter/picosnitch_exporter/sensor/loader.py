@@ -19,12 +19,14 @@ import logging
 import os
 import secrets
 import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from picosnitch_exporter.errors import KernelError, RequirementError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import mounts, requirements
+from picosnitch_exporter.sensor.cgroups import cgroup1_hierarchy
 from picosnitch_exporter.sensor.control import SIZE as CONTROL_BYTES
 from picosnitch_exporter.sensor.control import Control
 from picosnitch_exporter.sensor.libbpf import (
@@ -45,6 +47,8 @@ from picosnitch_exporter.wire import WIRE_VERSION
 _log = logging.getLogger(__name__)
 
 PAGE_BYTES = 4096
+_CONSTANTS = struct.Struct("=III")
+"""generation; cgroup1.controller and .hierarchy, as ebpf/maps.h defines them."""
 _FLOW_IDLE_ROUNDS = 4
 """Of 15 s each, see drain.EXPIRE_SECONDS."""
 
@@ -190,7 +194,7 @@ class Loader:
     def _load(self, folder: Path | None) -> KernelSide:
         with BpfObject(self._library, self._image, self._source) as bpf:
             bpf.set_max_entries("records", self._ring_bytes)
-            bpf.set_constant(".rodata", self._generation.to_bytes(4, "little"))
+            bpf.set_constant(".rodata", _CONSTANTS.pack(self._generation, *cgroup1_hierarchy()))
             kept = self._reusable_maps(folder) if folder else {}
             for existing in kept.values():
                 bpf.reuse(existing)

@@ -13,6 +13,7 @@ MAPS = (
     "watched_devices",
     "counters",
     "scratch",
+    "cgroup_scratch",
     ".bss",
 )
 
@@ -66,9 +67,11 @@ TRACEPOINT_PLAN = (
     _iterator("drain_flows", "flows", "report and expire flows"),
     _iterator("drain_fallback", "fallback", "report what found the ring full"),
     _iterator("find_processes", "", "processes from before the start"),
+    _iterator("introduce_again", "processes", "processes that an earlier run was told of"),
     _iterator("find_sockets", "", "sockets from before the start"),
     _iterator("find_unseen", "", "sockets whose bytes no hook can see"),
     _tracepoint("sched_process_exec", "5.5", "command lines and executables at exec"),
+    _tracepoint("cgroup_mkdir", "5.5", "names of cgroups, for containers"),
     _tracepoint("inet_sock_set_state", "5.5", "connects, accepts and failures of TCP"),
     _tracepoint("tcp_rcv_space_adjust", "5.5", "bytes received by TCP"),
     _tracepoint("sock_send_length", "6.3", "bytes sent"),

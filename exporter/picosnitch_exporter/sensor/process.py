@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.sensor.drain import Drain, Subject
+from picosnitch_exporter.sensor.cgroups import Cgroups
+from picosnitch_exporter.sensor.drain import Drain, Subject, look_through
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.fanotify import Fanotify
 from picosnitch_exporter.sensor.loader import KernelSide, Loader, remove_pins
@@ -26,18 +27,20 @@ from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.stream import (
     FROM_EXPORTER,
+    MAX_RECORD_BYTES,
     Acknowledge,
     Channel,
     CommandLine,
     Frame,
     Hello,
+    Introductions,
     KernelStatus,
     Ready,
     Records,
     Resume,
     Stopping,
 )
-from picosnitch_exporter.wire import WIRE_VERSION
+from picosnitch_exporter.wire import WIRE_VERSION, join_processes
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class Sensor:
         end.settimeout(0)
         self._stop_signals = stop_signals
         self._procfs = Procfs()
+        self._cgroups = Cgroups(self._procfs)
         self._queue: deque[_Queued] = deque()
         self._lost: Tally[tuple[str, str]] = Tally()
         self._side: KernelSide = loader.start()
@@ -103,9 +107,11 @@ class Sensor:
         # Marks first: whatever is executed from here on is either seen by its event or found
         # running.
         self._execs.watch_filesystems()
+        self._cgroups.walk()
         self._say_hello()
         self._await_resume()
         self._hand_over(self._execs.running())
+        self._introduce_again()
         self._send(Ready())
         self.is_ready = True
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
@@ -152,6 +158,15 @@ class Sensor:
             return
         raise PeerGoneError(f"the exporter process has not answered for {_RESUME_SECONDS:.0f} s")
 
+    def _introduce_again(self) -> None:
+        """Says who is who among those that only an earlier run was told of."""
+        told = self._side.links["introduce_again"].run_iterator()
+        for data in join_processes(told, MAX_RECORD_BYTES):
+            subjects, _cgroups = look_through(data)
+            for subject in subjects:
+                self._introduce(subject)
+            self._send(Introductions(data=data))
+
     def _loop(self) -> int:
         next_drain = next_status = time.monotonic()
         while True:
@@ -182,6 +197,8 @@ class Sensor:
         for batch in self._drain.batches():
             # Whatever the batch speaks of was executed before: its event is in the queue by now.
             self._hand_over(self._execs.read_events())
+            for cgroup in batch.cgroups:
+                self._cgroups.made(cgroup.hierarchy, cgroup.cgroup_id, cgroup.path)
             for subject in batch.subjects:
                 self._introduce(subject)
             self._send(
@@ -200,11 +217,15 @@ class Sensor:
         opened = self._execs.find(subject.executable, subject.key.tgid)
         if opened:
             self._hand_over([opened])
+        tgid, start_ns = subject.key.tgid, subject.key.start_ns
+        for path in self._cgroups.introduce(
+            subject.cgroup_id, subject.cgroup1_id, tgid=tgid, start_ns=start_ns
+        ):
+            self._send(path)
         if not subject.wants_cmdline:
             return
-        tgid = subject.key.tgid
         cmdline = self._procfs.cmdline(tgid)
-        if cmdline and self._procfs.is_same_start(tgid, subject.key.start_ns):
+        if cmdline and self._procfs.is_same_start(tgid, start_ns):
             self._send(CommandLine(key=subject.key, cmdline=cmdline))
 
     def _hand_over(self, opened: list[Opened]) -> None:

@@ -48,6 +48,8 @@ class Mount:
     root: str
     mount_point: str
     filesystem: str
+    options: frozenset[str] = frozenset()
+    """Those of the superblock."""
 
 
 def kernel_device(major: int, minor: int) -> int:
@@ -82,6 +84,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
                     root=_unescape(fields[3]),
                     mount_point=_unescape(fields[4]),
                     filesystem=fields[separator + 1],
+                    options=frozenset(fields[separator + 3].split(",")),
                 )
             )
     return found
@@ -111,6 +114,29 @@ class Procfs:
         except OSError:
             return []
         return parse_mountinfo(text)
+
+    def cgroup1_hierarchies(self) -> dict[str, int]:
+        """Numbers of the v1 hierarchies by controller; 0 where it is not in one."""
+        found: dict[str, int] = {}
+        with contextlib.suppress(OSError):
+            for line in (self.root / "cgroups").read_text("ascii").splitlines():
+                fields = line.split()
+                if not line.startswith("#") and len(fields) > 1:
+                    found[fields[0]] = int(fields[1])
+        return found
+
+    def cgroups(self, pid: int) -> list[tuple[int, list[str], bytes]]:
+        """Number, controllers and path for each hierarchy (0: v2); none if it has vanished."""
+        try:
+            text = (self.root / str(pid) / "cgroup").read_bytes()
+        except OSError:
+            return []
+        lines = [line.split(b":", 2) for line in text.splitlines()]
+        return [
+            (int(line[0]), os.fsdecode(line[1]).split(","), line[2])
+            for line in lines
+            if len(line) == 3  # noqa: PLR2004 - hierarchy, controllers, path
+        ]
 
     def mount_namespaces(self) -> dict[str, int]:
         """One process for each mount namespace, by the namespace's name."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import StorageError, WireError
 from picosnitch_exporter.identity.registry import Registry
+from picosnitch_exporter.identity.workloads import Cgroups
 from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.journal import Journal
 from picosnitch_exporter.logging_format import Event
@@ -46,6 +47,7 @@ class Intake:
         attributor: Attributor,
         registry: Registry,
         domains: DomainTable,
+        cgroups: Cgroups,
         journal: Journal,
         clocks: ClockWatch,
         health: Health,
@@ -53,6 +55,7 @@ class Intake:
         self._attributor = attributor
         self._registry = registry
         self._domains = domains
+        self._cgroups = cgroups
         self._journal = journal
         self._health = health
         self._clocks = clocks
@@ -72,24 +75,30 @@ class Intake:
                 self._health.count(catalog.EVENTS_LOST, ("journal", "malformed"))
                 _log.warning(Event("journal_entry_lost", {"error": str(error)}))
                 continue
-            if isinstance(entry, Carried):
-                # Of a segment that is not committed itself: it is replayed from there.
-                if entry.segment <= after:
-                    self._take_in(entry.data)
-            elif isinstance(entry, KnownFile):
+            if isinstance(entry, Carried) and entry.segment > after:
+                continue  # of a segment that is not committed itself: it is replayed from there
+            self._replay_entry(entry)
+        return entries
+
+    def _replay_entry(self, entry: Entry) -> None:
+        match entry:
+            case KnownFile():
                 self._registry.learn(entry)
                 self._attributor.settled()
-            elif isinstance(entry, ExecutableSeen):
+            case ExecutableSeen():
                 # Its descriptor ended with the process that had it.
                 self._attributor.executable(entry, None)
-            elif isinstance(entry, CommandLine):
+            case CommandLine():
                 self._attributor.command_line(entry)
-            elif isinstance(entry, Introductions):
+            case CgroupPath():
+                self._cgroups.learn(entry)
+            case Carried() | Introductions():
                 self._take_in(entry.data)
-            elif isinstance(entry, Records):
+            case Records():
                 self._take_in(entry.data)
                 self.instance, self.position = entry.instance, entry.end
-        return entries
+            case _:
+                self._health.count(catalog.EVENTS_LOST, ("journal", "unexpected"))
 
     def executable(self, frame: ExecutableSeen, descriptor: int | None) -> None:
         """An executable; the descriptor becomes the registry's."""
@@ -115,6 +124,7 @@ class Intake:
     def cgroup_path(self, frame: CgroupPath) -> None:
         """Which cgroup a number means."""
         self._append(frame)
+        self._cgroups.learn(frame)
 
     def introductions(self, frame: Introductions) -> None:
         """Processes that the run before was told of."""

@@ -25,6 +25,7 @@ from picosnitch_exporter.errors import (
 from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
 from picosnitch_exporter.identity.registry import Registry
+from picosnitch_exporter.identity.workloads import Cgroups, Containers
 from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.ignore import IgnoreRules
 from picosnitch_exporter.log.journal import Journal
@@ -133,6 +134,8 @@ class ExporterProcess:
         self._registry = Registry(self._hasher, keeper=self._checks.keeper)
         self._domains = DomainTable(health=self._health, to_unix=self._clocks.to_unix)
         self._windows = Windows(ignore=IgnoreRules(settings.log.ignore), domains=self._domains)
+        self._cgroups = Cgroups()
+        self._workloads = Containers(self._cgroups, with_labels=False)
         self._attributor = Attributor(
             registry=self._registry,
             processes=ProcessTable(),
@@ -141,11 +144,13 @@ class ExporterProcess:
             health=self._health,
             clock=time.monotonic_ns,
             to_unix=self._clocks.to_unix,
+            workloads=self._workloads,
         )
         self._intake = Intake(
             attributor=self._attributor,
             registry=self._registry,
             domains=self._domains,
+            cgroups=self._cgroups,
             journal=self._journal,
             clocks=self._clocks,
             health=self._health,
@@ -287,6 +292,12 @@ class ExporterProcess:
                 self._intake.cgroup_path(frame)
             case Introductions():
                 self._intake.introductions(frame)
+            case _:
+                self._take_news(frame)
+
+    def _take_news(self, frame: Frame) -> None:
+        """What the sensor says of itself."""
+        match frame:
             case KernelStatus():
                 report_status(self._health, frame)
             case Hello():
