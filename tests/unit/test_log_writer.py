@@ -45,6 +45,7 @@ class Bench:
         settings: LogSettings = TEXT,
         *,
         courier: "RecordingCourier | None" = None,
+        otlp: "RecordingCourier | None" = None,
     ) -> Iterator[LogWriter]:
         database = Database(
             self.storage / "snitch.db",
@@ -64,6 +65,7 @@ class Bench:
             failed=self.failures.append,
             discovered=self.discovered.extend,
             courier=courier,
+            otlp=otlp,
         )
         writer.start()
         try:
@@ -244,7 +246,19 @@ def test_batches_are_brought_one_by_one_when_there_is_a_server(bench: Bench) -> 
         wait_for(lambda: len(courier.batches) == 2)
         assert (courier.batches[1].body, courier.batches[1].rows) == (b"2", 2)
         assert bench.value(catalog.LOG_ROWS_WAITING, "server") == 2
-        assert bench.value(catalog.LOG_ROWS_WRITTEN, "server") == 1
+
+
+def test_couriers_do_not_wait_for_one_another_when_there_are_two(bench: Bench) -> None:
+    server, otlp = RecordingCourier(), RecordingCourier()
+    with bench.writer(courier=server, otlp=otlp) as writer:
+        writer.submit(commit(row(), segment=1))
+        writer.submit(commit(row(), row(), segment=2))
+        wait_for(lambda: bench.committed == [1, 2])
+        otlp.arrived(otlp.batches[0].key)
+        wait_for(lambda: len(otlp.batches) == 2)
+        assert [batch.body for batch in server.batches] == [b"1"]
+        assert bench.value(catalog.LOG_ROWS_WAITING, "server") == 3
+        assert bench.value(catalog.LOG_ROWS_WAITING, "otlp") == 2
 
 
 def test_batch_is_brought_again_with_its_key_when_it_had_not_arrived(bench: Bench) -> None:

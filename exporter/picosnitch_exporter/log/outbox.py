@@ -26,9 +26,14 @@ class Target(StrEnum):
 
     TEXT = "text"
     SERVER = "server"
+    OTLP = "otlp"
 
 
-LIMIT_BYTES: Final = {Target.TEXT: 64 * _MIB, Target.SERVER: 256 * _MIB}
+LIMIT_BYTES: Final = {
+    Target.TEXT: 64 * _MIB,
+    Target.SERVER: 256 * _MIB,
+    Target.OTLP: 256 * _MIB,
+}
 """Of the bodies that wait for each. What comes when it is reached is dropped and counted: dropping
 the oldest instead would let a flood wash away what came before it."""
 

@@ -142,6 +142,7 @@ class ServerCourier:
                 self._hang_up()
             else:
                 self._say_again = 0.0
+                self._health.count(catalog.LOG_ROWS_WRITTEN, (Target.SERVER,), len(rows))
                 return True
             # Many hosts lose the same server at once, and must not all come back at once.
             self._closing.wait(retry_seconds * random.uniform(0.5, 1.0))  # noqa: S311 no secret

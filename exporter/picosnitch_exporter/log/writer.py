@@ -9,7 +9,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class Courier(Protocol):
-    """Brings batches to a server, one at a time, in a thread of its own."""
+    """Brings batches to a server, one at a time, in a thread of its own; counts what is there."""
 
     def start(
         self,
@@ -88,13 +89,15 @@ class LogWriter:
         failed: Callable[[BaseException], None],
         discovered: Callable[[tuple[KnownExecutable, ...]], None] | None = None,
         courier: Courier | None = None,
+        otlp: Courier | None = None,
     ) -> None:
         self._database = database
         self._health = health
         self._committed = committed
         self._failed = failed
         self._discovered = discovered
-        self._courier = courier or _courier_of(settings, health)
+        couriers = {Target.SERVER: courier or _courier_of(settings, health), Target.OTLP: otlp}
+        self._couriers = {target: each for target, each in couriers.items() if each is not None}
         self._keeps_rows = settings.sqlite.enabled
         self._hiding = Hiding(
             addresses=not settings.addresses,
@@ -104,11 +107,11 @@ class LogWriter:
         self._connections = TextFile(storage / "conn.log") if settings.text.enabled else None
         self._executables = TextFile(storage / "exe.log")
         self._errors = ErrorLog(storage / "error.log")
-        self._events: queue.SimpleQueue[Commit | bytes | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Commit | _Arrival | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished = 0
         self._rows_waiting = 0
-        self._under_way: Batch | None = None
+        self._under_way: set[Target] = set()
         self._written_text: bytes | None = None
         self._say_again: dict[str, float] = {}
         self._closing = threading.Event()
@@ -125,8 +128,8 @@ class LogWriter:
         """Begins to write."""
         logging.getLogger(_PACKAGE).addHandler(self._errors)
         self._thread.start()
-        if self._courier is not None:
-            self._courier.start(self._events.put, self._failed)
+        for target, courier in self._couriers.items():
+            courier.start(partial(self._note_key, target), self._failed)
 
     def submit(self, commit: Commit) -> None:
         """Hands a commit over; they become durable in this order."""
@@ -140,13 +143,14 @@ class LogWriter:
         """Writes what was handed over, for so long; what is left is in the journal."""
         self._deadline = time.monotonic() + timeout_seconds
         self._closing.set()
+        # Before the thread, which writes on: what arrives while they end is still noted.
+        for courier in self._couriers.values():
+            courier.close(timeout_seconds=_JOIN_SECONDS)
         self._events.put(None)
         if self._thread.is_alive():
-            self._thread.join(timeout_seconds + _JOIN_SECONDS)
+            self._thread.join(max(self._deadline - time.monotonic(), 0.0) + _JOIN_SECONDS)
         if self._unfinished:
             logger.error("log_unfinished commits=%d: the next start has them", self._unfinished)
-        if self._courier is not None:
-            self._courier.close(timeout_seconds=_JOIN_SECONDS)
         logging.getLogger(_PACKAGE).removeHandler(self._errors)
         self._errors.close()
         if not self._thread.is_alive():
@@ -169,7 +173,7 @@ class LogWriter:
                     self._write(event)
                 else:
                     self._note_arrival(event)
-                self._feed_courier()
+                self._feed_couriers()
         except _GivenUpError:
             return
         except Exception as error:  # noqa: BLE001 whatever it is, the main thread has to know
@@ -184,7 +188,7 @@ class LogWriter:
         if not self._database.waiting(Target.TEXT).rows:
             # Whatever is written from here on was not begun by another process.
             self._written_text = b""
-        self._feed_courier()
+        self._feed_couriers()
 
     def _write(self, commit: Commit) -> None:
         shown = replace(commit, rows=self._hiding.apply(commit.rows))
@@ -216,9 +220,8 @@ class LogWriter:
         if self._connections is not None:
             body = csv_lines(commit.rows)
             yield Parcel(target=Target.TEXT, rows=len(commit.rows), body=body)
-        if self._courier is not None:
-            body = self._courier.encode(commit)
-            yield Parcel(target=Target.SERVER, rows=len(commit.rows), body=body)
+        for target, courier in self._couriers.items():
+            yield Parcel(target=target, rows=len(commit.rows), body=courier.encode(commit))
 
     def _deliver_text(self) -> None:
         """Appends what waits for conn.log; what can't be written now waits for the next time."""
@@ -239,34 +242,37 @@ class LogWriter:
             self._note_error(Target.TEXT, error)
         self._show_waiting()
 
-    def _feed_courier(self) -> None:
-        if self._courier is None or self._under_way is not None:
-            return
-        try:
-            batch = self._database.first_waiting(Target.SERVER)
-        except StorageError as error:
-            self._note_error(_SQLITE, error)
-            return
-        if batch is not None:
-            self._under_way = batch
-            self._courier.bring(batch)
+    def _feed_couriers(self) -> None:
+        for target, courier in self._couriers.items():
+            if target in self._under_way:
+                continue
+            try:
+                batch = self._database.first_waiting(target)
+            except StorageError as error:
+                self._note_error(_SQLITE, error)
+                return
+            if batch is not None:
+                self._under_way.add(target)
+                courier.bring(batch)
 
-    def _note_arrival(self, key: bytes) -> None:
-        batch, self._under_way = self._under_way, None
+    def _note_key(self, target: Target, key: bytes) -> None:
+        """Called by a courier's thread."""
+        self._events.put(_Arrival(target=target, key=key))
+
+    def _note_arrival(self, arrival: "_Arrival") -> None:
+        self._under_way.discard(arrival.target)
         try:
-            # Where this fails the batch is brought again, and the server knows its key.
-            self._database.arrived(Target.SERVER, key)
+            # Where this fails the batch is brought again, and a database knows its key.
+            self._database.arrived(arrival.target, arrival.key)
         except StorageError as error:
             self._note_error(_SQLITE, error)
             return
-        if batch is not None:
-            self._health.count(catalog.LOG_ROWS_WRITTEN, (Target.SERVER,), batch.rows)
         self._show_waiting()
 
     def _drop_unwanted(self) -> None:
         """Forgets what waits for a log that has been switched off since."""
-        wanted = {Target.TEXT: self._connections, Target.SERVER: self._courier}
-        for target in (each for each, log in wanted.items() if log is None):
+        wanted = {*self._couriers, *((Target.TEXT,) if self._connections is not None else ())}
+        for target in (each for each in Target if each not in wanted):
             rows = self._database.waiting(target).rows
             while (batch := self._database.first_waiting(target)) is not None:
                 self._database.arrived(target, batch.key)
@@ -304,9 +310,9 @@ class LogWriter:
         if self._connections is not None:
             waiting = self._database.waiting(Target.TEXT).rows
             self._health.set(catalog.LOG_ROWS_WAITING, (Target.TEXT,), waiting)
-        if self._courier is not None:
-            waiting = self._database.waiting(Target.SERVER).rows
-            self._health.set(catalog.LOG_ROWS_WAITING, (Target.SERVER,), waiting)
+        for target in self._couriers:
+            waiting = self._database.waiting(target).rows
+            self._health.set(catalog.LOG_ROWS_WAITING, (target,), waiting)
 
     def _note_error(self, log: str, error: StorageError) -> None:
         reason = "failed"
@@ -343,6 +349,14 @@ def _courier_of(settings: LogSettings, health: Health) -> Courier | None:
     from picosnitch_exporter.log.server import ServerCourier
 
     return ServerCourier(settings.server, health=health)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arrival:
+    """A batch that needs no other attempt."""
+
+    target: Target
+    key: bytes
 
 
 class _GivenUpError(Exception):
