@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from picosnitch_exporter.config.otel import OtlpPlan
-from picosnitch_exporter.model import Snapshot
+from picosnitch_exporter.model import LogRow, Snapshot
 from picosnitch_exporter.outputs.otlp import mapping, resource
 from picosnitch_exporter.outputs.otlp.attributes import instrumentation_scope
 from picosnitch_exporter.outputs.otlp.baseline import Baseline
+from picosnitch_exporter.outputs.otlp.courier import OtlpCourier
+from picosnitch_exporter.outputs.otlp.logs import LogMapping
 from picosnitch_exporter.outputs.otlp.metrics import MetricsThread
-from picosnitch_exporter.outputs.otlp.sender import metric_sender
+from picosnitch_exporter.outputs.otlp.sender import log_sender, metric_sender
 from picosnitch_exporter.state.health import Health
 
 _JOIN_SECONDS: Final = 0.2
@@ -17,7 +19,9 @@ _JOIN_SECONDS: Final = 0.2
 
 
 class OtlpOutput:
-    """Metrics by OTLP; threads of its own, for which nobody waits but `close`.
+    """Metrics and logs by OTLP; threads of their own, for which nobody waits but `close`.
+
+    `encode_rows` and `decode_rows` say how rows wait for the receiver.
 
     Raises
     ------
@@ -33,10 +37,14 @@ class OtlpOutput:
         snapshot: Callable[[], Snapshot],
         health: Health,
         failed: Callable[[BaseException], None],
+        encode_rows: Callable[[tuple[LogRow, ...]], bytes],
+        decode_rows: Callable[[bytes], tuple[LogRow, ...]],
         version: str,
         instance: str = "",
     ) -> None:
         self._metrics: MetricsThread | None = None
+        self.courier: OtlpCourier | None = None
+        """Of the connection log, for the log's writer to start, feed and close."""
         sender = resource.detect(environment, version=version, instance=instance)
         scope = instrumentation_scope(version)
         if plan.metrics is not None:
@@ -49,6 +57,14 @@ class OtlpOutput:
                 health=health,
                 failed=failed,
                 interval_seconds=plan.interval_seconds,
+            )
+        if plan.logs is not None:
+            self.courier = OtlpCourier(
+                sender=log_sender(plan.logs),
+                mapping=LogMapping(resource=sender, scope=scope),
+                encode=encode_rows,
+                decode=decode_rows,
+                health=health,
             )
 
     def begin(self) -> None:
