@@ -132,24 +132,40 @@ class OtlpCourier:
 
     def _bring(self, batch: Parcel) -> bool:
         """True once nothing of the batch needs another attempt, false when closing."""
-        try:
-            rows = self._decode(batch.body)
-        except StorageError as error:
-            # Kept, it would be in the way of all that come after it.
-            self._drop("unreadable", batch.rows, str(error))
-            return True
+        done = 0
         retry_seconds = self._first_retry_seconds
-        while rows and not self._closing.is_set():
-            sent, answer = self._send_some(rows)
-            rows = rows[sent:]
+        while not self._closing.is_set():
+            try:
+                rows = self._decode(batch.body)[done:]
+            except StorageError as error:
+                # Kept, it would be in the way of all that come after it.
+                self._drop("unreadable", batch.rows, str(error))
+                return True
+            sent, answer = self._send_all(rows)
             if answer is None:
+                return True
+            if sent:
+                done += sent
                 retry_seconds = self._first_retry_seconds
-                continue
+            # Many rows in memory are no use to a receiver that is away.
+            del rows
             # A fleet loses its receiver at once, and must not come back at once.
             pause_seconds = retry_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             self._closing.wait(max(pause_seconds, answer.retry_after_seconds))
             retry_seconds = min(2 * retry_seconds, LAST_RETRY_SECONDS)
-        return not rows
+        return False
+
+    def _send_all(self, rows: tuple[LogRow, ...]) -> tuple[int, Answer | None]:
+        """(rows that need no other attempt, why it ended before the last one)."""
+        done = 0
+        while done < len(rows):
+            if self._closing.is_set():
+                return done, Answer(result=Result.UNAVAILABLE)
+            sent, answer = self._send_some(rows[done : done + self._max_records])
+            done += sent
+            if answer is not None:
+                return done, answer
+        return done, None
 
     def _send_some(self, rows: tuple[LogRow, ...]) -> tuple[int, Answer | None]:
         """(rows that need no other attempt, what to wait for before the next)."""
