@@ -26,6 +26,7 @@ from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
 from picosnitch_exporter.identity.registry import Registry
 from picosnitch_exporter.identity.workloads import Cgroups, Containers
+from picosnitch_exporter.log.batches import decode_rows, encode_rows
 from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.ignore import IgnoreRules
 from picosnitch_exporter.log.journal import Journal
@@ -155,6 +156,7 @@ class ExporterProcess:
             clocks=self._clocks,
             health=self._health,
         )
+        self._otlp = self._otlp_output()
         self._writer = LogWriter(
             self._database,
             settings=settings.log,
@@ -163,6 +165,7 @@ class ExporterProcess:
             committed=self._committed,
             failed=self._note_failure,
             discovered=self._checks.discovered,
+            otlp=None if self._otlp is None else self._otlp.courier,
         )
         self._web = WebServer(
             sockets=listening,
@@ -173,7 +176,6 @@ class ExporterProcess:
             failed=self._note_failure,
             version=__version__,
         )
-        self._otlp = self._otlp_output()
         self._durable: deque[int] = deque()
         self._next_commit = 0.0
         self._next_stale = 0.0
@@ -219,6 +221,8 @@ class ExporterProcess:
             snapshot=lambda: self._store.snapshot(time.time()),
             health=self._health,
             failed=self._note_failure,
+            encode_rows=encode_rows,
+            decode_rows=decode_rows,
             version=__version__,
             instance="" if storage == StorageSettings().path else str(storage),
         )
