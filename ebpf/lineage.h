@@ -304,10 +304,10 @@ static __noinline int introduce(void)
 	if (!is_image(node, &key)) {
 		read_node(task, node);
 		inherit_cmdline(node);
-		if (!node->cmdline_bytes)
-			read_cmdline(task, node, PROCESS_CMDLINE_LATE);
 		publish(node, key.tgid);
 	}
+	if (!node->cmdline_bytes)
+		read_cmdline(task, node, PROCESS_CMDLINE_LATE);
 	if (node->sent & SENT)
 		return 0;
 	know_ancestors(task);

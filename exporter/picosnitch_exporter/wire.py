@@ -310,7 +310,8 @@ def encode_flow(record: FlowRecord) -> bytes:
     return _RING_HEADER.pack(len(data), 0) + data
 
 
-def _decode_process(record: bytes) -> ProcessRecord:
+def decode_process(record: bytes) -> ProcessRecord:
+    """A process record as a value; raises as `decode` does."""
     fields = PROCESS.unpack_from(record)
     cmdline_bytes = fields[20]
     if PROCESS.size + cmdline_bytes != len(record):
@@ -377,7 +378,7 @@ def decode_cgroup(record: bytes) -> CgroupRecord:
 
 _DECODERS: dict[int, Callable[[bytes], Record]] = {
     RecordKind.FLOW: _decode_flow,
-    RecordKind.PROCESS: _decode_process,
+    RecordKind.PROCESS: decode_process,
     RecordKind.DNS: _decode_dns,
     RecordKind.UNSEEN: _decode_unseen,
     RecordKind.CGROUP: decode_cgroup,

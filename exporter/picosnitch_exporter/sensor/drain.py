@@ -15,15 +15,15 @@ from picosnitch_exporter.wire import (
     ProcessFlag,
     RecordKind,
     decode_cgroup,
+    decode_process,
     split_ring,
 )
 
-_KIND_AND_FLAGS = struct.Struct("=HH")
+_KIND = struct.Struct("=H")
+_SUBJECT = slice(16, 56)
+"""Owner and executable, in flow records and in those of unseen sockets."""
 _KEY = struct.Struct("=16xQQI")
 _FLOW_IDENTITY = struct.Struct("=40xQII")
-_PROCESS_IDENTITY = struct.Struct("=64xQII")
-_UNSEEN_IDENTITY = _FLOW_IDENTITY
-_PROCESS_CGROUPS = struct.Struct("=96xQQ")
 _COUNTER = struct.Struct("=Q")
 EXPIRE_SECONDS = 15.0
 """Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
@@ -38,11 +38,14 @@ class Subject:
 
     key: ProcessKey
     executable: FileIdentity
-    wants_cmdline: bool
-    cgroup_id: int
-    """0 where the record is not one of a process."""
-    cgroup1_id: int
-    is_unwatched: bool
+    # What follows is there where the record is one of a process.
+    wants_cmdline: bool = False
+    cgroup_id: int = 0
+    cgroup1_id: int = 0
+    changed_ns: int = 0
+    """Change time of the executable at the exec, 0 where it was not seen."""
+    names: tuple[bytes, ...] = ()
+    """What the executable may be called: its first argument, its short name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,40 +62,44 @@ class Batch:
 
 def look_through(data: bytes) -> tuple[tuple[Subject, ...], tuple[CgroupRecord, ...]]:
     """Subjects of the records in a piece of the ring, each once, and the cgroups that were made."""
-    found: dict[tuple[object, ...], Subject] = {}
+    subjects: list[Subject] = []
     cgroups: list[CgroupRecord] = []
+    seen: set[bytes] = set()
     for record in split_ring(data):
-        kind, flags = _KIND_AND_FLAGS.unpack_from(record)
+        (kind,) = _KIND.unpack_from(record)
         if kind in (RecordKind.FLOW, RecordKind.UNSEEN):
-            identity = _FLOW_IDENTITY.unpack_from(record)
-            flags = 0
-            cgroup_id = cgroup1_id = 0
+            # Compared as bytes: thousands of records of one owner come at once.
+            subject = record[_SUBJECT]
+            if subject not in seen:
+                seen.add(subject)
+                subjects.append(_subject_of_flow(record))
         elif kind == RecordKind.PROCESS:
-            identity = _PROCESS_IDENTITY.unpack_from(record)
-            cgroup_id, cgroup1_id = _PROCESS_CGROUPS.unpack_from(record)
-        else:
-            if kind == RecordKind.CGROUP:
-                cgroups.append(decode_cgroup(record))
-            continue
-        start_ns, exec_id, tgid = _KEY.unpack_from(record)
-        unique = (tgid, start_ns, identity, flags, cgroup_id)
-        if unique in found:
-            continue
-        inode, device, generation = identity
-        found[unique] = Subject(
-            key=ProcessKey(start_ns=start_ns, exec_id=exec_id, tgid=tgid),
-            executable=FileIdentity(inode=inode, device=device, generation=generation),
-            wants_cmdline=bool(flags & ProcessFlag.CMDLINE_MISSING),
-            cgroup_id=cgroup_id,
-            cgroup1_id=cgroup1_id,
-            is_unwatched=bool(flags & ProcessFlag.UNWATCHED),
-        )
-    return tuple(found.values()), tuple(cgroups)
+            subjects.append(_subject_of_process(record))
+        elif kind == RecordKind.CGROUP:
+            cgroups.append(decode_cgroup(record))
+    return tuple(subjects), tuple(cgroups)
 
 
-def subjects_of(data: bytes) -> tuple[Subject, ...]:
-    """Subjects of the records in a piece of the ring, in order, each once."""
-    return look_through(data)[0]
+def _subject_of_flow(record: bytes) -> Subject:
+    start_ns, exec_id, tgid = _KEY.unpack_from(record)
+    inode, device, generation = _FLOW_IDENTITY.unpack_from(record)
+    return Subject(
+        key=ProcessKey(start_ns=start_ns, exec_id=exec_id, tgid=tgid),
+        executable=FileIdentity(inode=inode, device=device, generation=generation),
+    )
+
+
+def _subject_of_process(record: bytes) -> Subject:
+    process = decode_process(record)
+    return Subject(
+        key=process.key,
+        executable=process.executable,
+        wants_cmdline=bool(process.flags & ProcessFlag.CMDLINE_MISSING),
+        cgroup_id=process.cgroup_id,
+        cgroup1_id=process.cgroup1_id,
+        changed_ns=process.changed_ns,
+        names=(process.cmdline.split(b"\0", 1)[0], process.comm),
+    )
 
 
 class Drain:

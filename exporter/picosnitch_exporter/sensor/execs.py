@@ -6,13 +6,15 @@ look, from /proc/PID/exe. Each content is handed over once: an ignore mark keeps
 telling of it again until somebody writes to the file.
 """
 
+import contextlib
 import errno
 import logging
 import os
+import stat
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from picosnitch_exporter.logging_format import Event
@@ -28,6 +30,14 @@ _KNOWN_IDENTITIES = 65_536
 """About 25 MB at the most; a forgotten one is only handed over again."""
 _RETRY_NS = 5_000_000_000
 _RESCAN_NS = 10_000_000_000
+_PATH = (
+    b"/usr/local/sbin/",
+    b"/usr/local/bin/",
+    b"/usr/sbin/",
+    b"/usr/bin/",
+    b"/sbin/",
+    b"/bin/",
+)
 _DEVICE_KEY = struct.Struct("=I")
 
 
@@ -137,10 +147,19 @@ class ExecWatch:
         self._fanotify.ignore(event.descriptor)
         return self._examine(event.descriptor, event.tgid, before_ns)
 
-    def find(self, identity: FileIdentity, tgid: int) -> Opened | None:
+    def find(
+        self,
+        identity: FileIdentity,
+        tgid: int,
+        *,
+        changed_ns: int = 0,
+        names: Iterable[bytes] = (),
+    ) -> Opened | None:
         """Opens the executable of a process if `identity` was never handed over.
 
         A record named it: its process may have run before the start, or where fanotify can't look.
+        Where that process has ended, the file is looked for by `names`, and is the one if it has
+        not been changed since `changed_ns`, its change time when it was executed.
         """
         known = self._known.get(identity)
         if known is not None and (not known.retry_ns or _boot_ns() < known.retry_ns):
@@ -151,7 +170,28 @@ class ExecWatch:
             self.watch_filesystems()
         elif identity.device not in self._filesystems:
             self._watch_mounts(tgid)
-        return self._open_process(tgid, identity)
+        opened = self._open_process(tgid, identity)
+        if opened is not None and opened.descriptor is None and changed_ns:
+            descriptor = self._open_by_name(identity, changed_ns, names)
+            if descriptor is not None:
+                return self._examine(descriptor, tgid, 0, identity=identity)
+        return opened
+
+    def _open_by_name(
+        self, wanted: FileIdentity, changed_ns: int, names: Iterable[bytes]
+    ) -> int | None:
+        for path in _candidates(names):
+            with contextlib.suppress(OSError):
+                # Opened by its path it could be a device or a pipe, which opening alone disturbs.
+                handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                try:
+                    status = os.fstat(handle)
+                    is_it = stat.S_ISREG(status.st_mode) and status.st_ctime_ns == changed_ns
+                    if is_it and _matches(self._identify(handle), wanted):
+                        return self._procfs.reopen(handle)
+                finally:
+                    os.close(handle)
+        return None
 
     def _open_process(self, pid: int, wanted: FileIdentity | None) -> Opened | None:
         try:
@@ -257,6 +297,16 @@ class ExecWatch:
         self._known.move_to_end(identity)
         if len(self._known) > _KNOWN_IDENTITIES:
             self._known.popitem(last=False)
+
+
+def _candidates(names: Iterable[bytes]) -> Iterator[bytes]:
+    """Absolute paths that a program may have been started by."""
+    for name in names:
+        if name.startswith(b"/"):
+            yield name
+        elif name and b"/" not in name:
+            for folder in _PATH:
+                yield folder + name
 
 
 def _matches(found: tuple[int, int, int | None], wanted: FileIdentity) -> bool:

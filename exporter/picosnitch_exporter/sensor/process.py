@@ -214,7 +214,12 @@ class Sensor:
         self._hand_over(self._execs.read_events())
 
     def _introduce(self, subject: Subject) -> None:
-        opened = self._execs.find(subject.executable, subject.key.tgid)
+        opened = self._execs.find(
+            subject.executable,
+            subject.key.tgid,
+            changed_ns=subject.changed_ns,
+            names=subject.names,
+        )
         if opened:
             self._hand_over([opened])
         tgid, start_ns = subject.key.tgid, subject.key.start_ns

@@ -173,6 +173,16 @@ class Procfs:
         """
         return os.open(self.root / str(pid) / "exe", os.O_RDONLY | os.O_CLOEXEC)
 
+    def reopen(self, handle: int) -> int:
+        """For reading, what an O_PATH descriptor stands for.
+
+        Raises
+        ------
+        OSError
+            if it can't be read.
+        """
+        return os.open(self.root / "self/fd" / str(handle), os.O_RDONLY | os.O_CLOEXEC)
+
     def executable_path(self, pid: int) -> bytes | None:
         """What the link of a process' executable says, as its own mount namespace names it."""
         try:
