@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import yaml
@@ -18,15 +18,12 @@ from dashboards.links import PROMETHEUS_UIDS, TAG, Uid
 from picosnitch_exporter.catalog import METRICS
 from picosnitch_exporter.model import Scope
 from tests.contract.promql import known_labels, selectors, unknown_names
+from tests.grafana import DASHBOARDS, Json, in_promql, panels, variables
 
 ROOT = Path(__file__).parents[2]
 
-Json = dict[str, Any]
 Rule = Callable[[Json], Iterator[str]]
 
-DASHBOARDS: dict[str, Json] = {
-    path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))
-}
 METRIC_DASHBOARDS = {uid.value: DASHBOARDS[uid] for uid in PROMETHEUS_UIDS}
 RECORDED: dict[str, str] = {
     rule["record"]: rule["expr"]
@@ -37,15 +34,21 @@ RECORDED: dict[str, str] = {
 }
 EXCLUSIONS: Json = yaml.safe_load((FOLDER / ".lint").read_text())["exclusions"]
 
+# As Grafana has them with all variables on "All".
+VALUES = {
+    "__rate_interval": "1m",
+    "__range": "1h",
+    "job": ".+",
+    "instance": ".+",
+    "namespace": ".*",
+    "pod": ".*",
+    "executable": ".+",
+}
 # Of the linter's list of Grafana's units, those in use.
 UNITS = {
     *("none", "short", "bytes", "Bps", "s", "percentunit", "cps", "reqps", "wps"),
     *("dateTimeAsLocal", "dateTimeFromNow"),
 }
-
-
-def panels(dashboard: Json) -> list[Json]:
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 def expressions(dashboard: Json) -> Iterator[tuple[str, str]]:
@@ -54,10 +57,6 @@ def expressions(dashboard: Json) -> Iterator[tuple[str, str]]:
         for target in panel["targets"]:
             if "expr" in target:
                 yield panel["title"], target["expr"]
-
-
-def variables(dashboard: Json) -> dict[str, Json]:
-    return {variable["name"]: variable for variable in dashboard["templating"]["list"]}
 
 
 def has_metrics(dashboard: Json) -> bool:
@@ -309,7 +308,11 @@ def test_every_metric_is_on_a_dashboard() -> None:
 
 def test_expressions_are_valid_for_promtool(tmp_path: Path) -> None:
     rules = [
-        {"record": "check:expression", "labels": {"n": str(number)}, "expr": interpolated(expr)}
+        {
+            "record": "check:expression",
+            "labels": {"n": str(number)},
+            "expr": in_promql(expr, VALUES),
+        }
         for number, (_title, expr) in enumerate(
             pair for dashboard in METRIC_DASHBOARDS.values() for pair in expressions(dashboard)
         )
@@ -335,18 +338,3 @@ def test_documents_name_metrics_that_exist() -> None:
         and known_labels(name) is None
     }
     assert unknown == set()
-
-
-def interpolated(expr: str) -> str:
-    """As Grafana would, with all variables on "All"."""
-    for name, value in {
-        "$__rate_interval": "1m",
-        "$__range": "1h",
-        "$job": ".+",
-        "$instance": ".+",
-        "$namespace": ".*",
-        "$pod": ".*",
-        "$executable": ".+",
-    }.items():
-        expr = expr.replace(name, value)
-    return expr

@@ -118,6 +118,11 @@ class Exporter:
         """The privileged process: the one that was started."""
         return self._running().pid
 
+    @property
+    def address(self) -> str:
+        """Host and port of its web server; another port after each start."""
+        return f"127.0.0.1:{self._port}"
+
     def launch(self) -> None:
         """Start it, also again with the same storage and pins after it has stopped."""
         self._port = free_port()
