@@ -361,6 +361,7 @@ def _services() -> Section:
                 _increase("virustotal_requests_total", "result") + " > 0",
                 "{{result}}",
                 nothing="VirusTotal was not asked",
+                span=6,
             ),
             _lines(
                 "OTLP",
@@ -368,6 +369,15 @@ def _services() -> Section:
                 _increase("otlp_exports_total", "result") + " > 0",
                 "{{result}}",
                 nothing="Nothing was exported",
+                span=6,
+            ),
+            _lines(
+                "Kubernetes",
+                "Lists and watches of the node's pods by how they ended.",
+                _increase("kubernetes_requests_total", "request, result") + " > 0",
+                "{{request}}: {{result}}",
+                nothing="The API server was not asked",
+                span=6,
             ),
             _lines(
                 "Notifications",
@@ -375,6 +385,7 @@ def _services() -> Section:
                 _increase("notifications_total", "channel, result") + " > 0",
                 "{{channel}}: {{result}}",
                 nothing="Nobody was notified",
+                span=6,
             ),
             _lines(
                 "HTTP requests",

@@ -327,6 +327,11 @@ VIRUSTOTAL_REQUESTS = _own(
 OTLP_EXPORTS = _own(
     "otlp_exports_total", "Batches sent to the OTLP receiver by how it ended.", labels=("result",)
 )
+KUBERNETES_REQUESTS = _own(
+    "kubernetes_requests_total",
+    "Lists and watches of this node's pods at the Kubernetes API server by how they ended.",
+    labels=("request", "result"),
+)
 NOTIFICATIONS = _own(
     "notifications_total",
     "Notifications by channel and by how it ended.",

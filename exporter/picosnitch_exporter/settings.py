@@ -150,10 +150,16 @@ class NotificationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesSettings:
-    """Labels of pods and containers."""
+    """Labels of pods and containers.
+
+    None: auto, and for the others what a pod finds in its environment (see `config.kubernetes`).
+    """
 
     enabled: bool | None = None
-    """None: auto."""
+    node_name: str | None = None
+    api_url: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,8 +84,13 @@ class FakeRows:
 class Pods:
     """Every process is in a pod."""
 
+    is_late = False
+
     def workload_of(self, _process: Process, /) -> tuple[Workload, str]:
         return Workload(namespace="shop", pod="cart", container="web"), "c0ffee"
+
+    def is_pending(self, _process: Process, /) -> bool:
+        return self.is_late
 
 
 class Bench:
@@ -460,6 +465,24 @@ def test_workload_labels_the_series_when_the_process_is_in_a_pod() -> None:
     pod = Workload(namespace="shop", pod="cart", container="web")
     assert bench.store.snapshot(0.0).transmit_bytes.labels[0].workload == pod
     assert (bench.rows.flows[0].workload, bench.rows.flows[0].container) == (pod, "c0ffee")
+
+
+def test_flow_waits_when_the_pod_of_its_process_is_not_known_yet() -> None:
+    pods = Pods()
+    pods.is_late = True
+    bench = Bench(pods=pods)
+    bench.show_hashed()
+    bench.introduce_all()
+    bench.attributor.flow(flow(CURL, transmit_bytes=5))
+    bench.wait(2.0)
+    bench.attributor.flow(flow(CURL, transmit_bytes=6))
+    assert bench.transmitted() == {}
+
+    pods.is_late = False
+    bench.wait(0.25)
+    snapshot = bench.store.snapshot(0.0)
+    assert [labels.workload.pod for labels in snapshot.transmit_bytes.labels] == ["cart"]
+    assert list(snapshot.transmit_bytes.values) == [11]
 
 
 def test_execution_is_recorded_once_when_every_exe_is_on(bench: Bench) -> None:

@@ -22,6 +22,7 @@ from picosnitch_exporter.config.kinds import (
     Text,
     check_base_url,
     check_credential,
+    check_node,
     check_proxy_url,
     check_secret_url,
     check_user,
@@ -353,7 +354,27 @@ KEYS = (
     Key(
         name="kubernetes.enabled",
         kind=AutoFlag(),
-        doc="labels of pods and containers; auto: where the exporter runs on a Kubernetes node",
+        doc="labels of pods and containers; auto: in a pod, and where there are containers",
+    ),
+    Key(
+        name="kubernetes.node_name",
+        kind=Text(description="the name of a node, or null", check=check_node, nullable=True),
+        doc="the node whose pods are asked for; null: the variable `NODE_NAME`",
+    ),
+    Key(
+        name="kubernetes.api_url",
+        kind=Text(description=f"{_URL}, or null", check=check_url, nullable=True),
+        doc="the API server; null: the variables `KUBERNETES_SERVICE_HOST` and `..._PORT`",
+    ),
+    Key(
+        name="kubernetes.token_file",
+        kind=FilePath(nullable=True),
+        doc="the token for it, read for each request; null: that of the pod's service account",
+    ),
+    Key(
+        name="kubernetes.ca_file",
+        kind=FilePath(nullable=True),
+        doc="the authorities that may have signed its certificate; null: those of that account",
     ),
     Key(
         name="logging.level",

@@ -26,6 +26,7 @@ MAX_IGNORE_ENTRIES = 10_000
 
 _CREDENTIAL = re.compile(r"[\x21-\x7e]*")
 _USER = re.compile(r"[^\s:/\x00-\x1f\x7f]{1,256}")
+_NODE = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Kind(Protocol):
@@ -248,6 +249,13 @@ def check_user(text: str) -> str:
     """Raises ValueError unless it can be the name of a user."""
     if not _USER.fullmatch(text):
         raise ValueError(must_be("the name of a user", text))
+    return text
+
+
+def check_node(text: str) -> str:
+    """Raises ValueError unless it can be the name of a Kubernetes node (RFC 1123)."""
+    if not _NODE.fullmatch(text):
+        raise ValueError(must_be("the name of a node", text))
     return text
 
 

@@ -25,7 +25,6 @@ from picosnitch_exporter.errors import (
 from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
 from picosnitch_exporter.identity.registry import Registry
-from picosnitch_exporter.identity.workloads import Cgroups, Containers
 from picosnitch_exporter.log.batches import decode_rows, encode_rows
 from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.ignore import IgnoreRules
@@ -37,6 +36,7 @@ from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit
 from picosnitch_exporter.outputs.http import WebServer
 from picosnitch_exporter.service.checking import Checks, unjudged
+from picosnitch_exporter.service.containers import Workloads
 from picosnitch_exporter.service.intake import Intake
 from picosnitch_exporter.service.status import ClockWatch, report_hello, report_own, report_status
 from picosnitch_exporter.settings import Settings, StorageSettings
@@ -135,8 +135,9 @@ class ExporterProcess:
         self._registry = Registry(self._hasher, keeper=self._checks.keeper)
         self._domains = DomainTable(health=self._health, to_unix=self._clocks.to_unix)
         self._windows = Windows(ignore=IgnoreRules(settings.log.ignore), domains=self._domains)
-        self._cgroups = Cgroups()
-        self._workloads = Containers(self._cgroups, with_labels=False)
+        self._workloads = Workloads(
+            settings.kubernetes, os.environ, health=self._health, failed=self._note_failure
+        )
         self._attributor = Attributor(
             registry=self._registry,
             processes=ProcessTable(),
@@ -145,13 +146,13 @@ class ExporterProcess:
             health=self._health,
             clock=time.monotonic_ns,
             to_unix=self._clocks.to_unix,
-            workloads=self._workloads,
+            workloads=self._workloads.containers,
         )
         self._intake = Intake(
             attributor=self._attributor,
             registry=self._registry,
             domains=self._domains,
-            cgroups=self._cgroups,
+            cgroups=self._workloads.cgroups,
             journal=self._journal,
             clocks=self._clocks,
             health=self._health,
@@ -175,6 +176,7 @@ class ExporterProcess:
             settings=settings.web,
             failed=self._note_failure,
             version=__version__,
+            with_workload_labels=self._workloads.with_labels,
         )
         self._durable: deque[int] = deque()
         self._next_commit = 0.0
@@ -186,6 +188,7 @@ class ExporterProcess:
         """Until the sensor says stop; 0, or an exception."""
         self._restore()
         self._writer.start()
+        self._workloads.start()
         self._web.start()
         if self._otlp is not None:
             self._otlp.start()
@@ -230,7 +233,7 @@ class ExporterProcess:
     def _restore(self) -> None:
         """Takes over what the run before has left: the database first, then the journal."""
         self._clocks.look(self._health)
-        persisted = self._database.load()
+        persisted = self._workloads.adapt(self._database.load())
         self._intake.instance = persisted.ring_instance
         self._intake.position = persisted.ring_position
         self._registry.restore(persisted.files)
@@ -410,6 +413,7 @@ class ExporterProcess:
         if self._otlp is not None:
             self._otlp.close(timeout_seconds=max(0.0, closed_by - time.monotonic()))
         self._checks.close()
+        self._workloads.close()
         self._web.close()
         self._hasher.close()
         self._journal.close()

@@ -80,6 +80,8 @@ class Attributor:
         self._max_held = max_held
         self._grace_ns = grace_ns
         self._waiting = Waiting()
+        self._unnamed: dict[ProcessKey, None] = {}
+        """Processes whose pod is not known yet: looked at in each tick."""
 
     @property
     def held(self) -> int:
@@ -143,6 +145,9 @@ class Attributor:
         self.settled()
         self._registry.tick()
         self._take_settled()
+        unnamed, self._unnamed = self._unnamed, {}
+        for key in unnamed:
+            self._resume(key)
         now_ns = self._clock()
         self._processes.expire(now_ns=now_ns)
         for held in self._waiting.overdue(now_ns):
@@ -215,6 +220,8 @@ class Attributor:
             if not version.is_settled and not held.is_forced:
                 self._waiting.put(held, version)
                 return
+            if self._waits_for_workload(held):
+                return
             held.executable = self._name(held, version)
         if held.unseen is not None:
             self._books.count_unseen(held, held.executable, held.unseen)
@@ -225,6 +232,14 @@ class Attributor:
 
     def _waits_for_process(self, held: Held) -> bool:
         return not held.is_forced and not held.is_impatient and self._clock() < held.grace_ends_ns
+
+    def _waits_for_workload(self, held: Held) -> bool:
+        process = held.process
+        if process is None or held.is_forced or not self._workloads.is_pending(process):
+            return False
+        self._waiting.put(held, process.key)
+        self._unnamed[process.key] = None
+        return True
 
     def _version(self, held: Held) -> Version:
         if held.version is not None:

@@ -17,6 +17,9 @@ class Workloads(Protocol):
     def workload_of(self, process: Process, /) -> tuple[Workload, str]:
         """The workload and the container's id, empty on the host."""
 
+    def is_pending(self, process: Process, /) -> bool:
+        """Whether more may become known of it soon."""
+
 
 class HostOnly:
     """Knows no container."""
@@ -24,6 +27,10 @@ class HostOnly:
     def workload_of(self, _process: Process, /) -> tuple[Workload, str]:
         """The host."""
         return HOST, ""
+
+    def is_pending(self, _process: Process, /) -> bool:
+        """All is known."""
+        return False
 
 
 def label(version: Version, *, name: str) -> Executable:
