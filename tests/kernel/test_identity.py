@@ -1,0 +1,308 @@
+"""Who it was: the hash of what really ran, however short, whatever became of the file."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.exporter import Exporter
+from tests.kernel.generator import Generator, Program
+from tests.kernel.network import run
+from tests.kernel.scrape import Account
+
+UDP = ("udp", "loopback")
+
+
+@contextmanager
+def sink(generator: Generator) -> Iterator[int]:
+    """The port of a program that takes datagrams."""
+    with generator.copy("sink").start("udp-server", via="recvfrom") as server:
+        yield server.ready().port
+
+
+def sent(count: int, datagrams: int = 1) -> Account:
+    return Account(
+        transmit={UDP: count}, connections={(*UDP, "outbound"): datagrams} if datagrams else {}
+    )
+
+
+def shoot(program: Program, port: int, size: int) -> None:
+    with program.start("oneshot", port=port, bytes=size) as running:
+        assert running.done().sent == size
+
+
+def test_both_hashes_are_told_apart_when_a_file_is_replaced_by_rename_while_it_runs(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    old, new = shared_generator.copy("old"), shared_generator.copy("new")
+    with (
+        sink(shared_generator) as port,
+        old.start("oneshot", port=port, bytes=100, start="stdin") as running,
+    ):
+        running.ready()
+        new.path.rename(old.path)
+        subprocess.run([old.path, "oneshot", f"port={port}", "bytes=30"], check=True)
+        running.go()
+        running.done()
+
+    scrape = exporter.await_accounts({old.sha256: sent(100), new.sha256: sent(30)})
+    assert {str(old.path)} == scrape.paths(new.sha256)
+
+
+def test_both_hashes_are_told_apart_when_a_file_is_written_in_place_and_run_again(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    program = shared_generator.copy("written")
+    with sink(shared_generator) as port:
+        shoot(program, port, 100)
+        for number in range(3):
+            with program.path.open("ab") as file:
+                file.write(f"more {number}\n".encode())
+            newer = Program(
+                path=program.path,
+                sha256=hashlib.sha256(program.path.read_bytes()).hexdigest(),
+            )
+            shoot(newer, port, 7 + number)
+            exporter.await_accounts({program.sha256: sent(100), newer.sha256: sent(7 + number)})
+
+
+def test_both_hashes_are_told_apart_when_the_write_keeps_the_size_and_sets_the_time_back(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    program = shared_generator.copy("forged")
+    content = program.path.read_bytes()
+    stamps = program.path.stat()
+    with sink(shared_generator) as port:
+        shoot(program, port, 100)
+        forged = content[:-1] + b"!"
+        with program.path.open("r+b") as file:
+            file.write(forged)
+        os.utime(program.path, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
+        shoot(program, port, 30)
+
+    exporter.await_accounts(
+        {program.sha256: sent(100), hashlib.sha256(forged).hexdigest(): sent(30)}
+    )
+
+
+def test_one_hash_has_all_bytes_when_a_file_has_two_names(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    program = shared_generator.copy("linked")
+    second = program.path.with_name("second-name")
+    second.hardlink_to(program.path)
+    elsewhere = program.path.with_name("symbolic-name")
+    elsewhere.symlink_to(program.path)
+    with sink(shared_generator) as port:
+        for path in (program.path, second, elsewhere):
+            subprocess.run([path, "oneshot", f"port={port}", "bytes=10"], check=True)
+
+    exporter.await_accounts({program.sha256: sent(30, 3)})
+
+
+def test_hash_is_known_when_the_program_was_only_in_memory(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    program = shared_generator.copy("memory")
+    descriptor = os.memfd_create("no-such-file", 0)
+    os.write(descriptor, program.path.read_bytes())
+    program.path.unlink()
+    with sink(shared_generator) as port:
+        subprocess.run(
+            [f"/proc/self/fd/{descriptor}", "oneshot", f"port={port}", "bytes=44"],
+            check=True,
+            pass_fds=[descriptor],
+        )
+    os.close(descriptor)
+
+    scrape = exporter.await_accounts({program.sha256: sent(44)})
+    assert {"/memfd:no-such-file"} == scrape.paths(program.sha256)
+
+
+def test_hash_is_known_when_a_deleted_file_is_executed_by_its_descriptor(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    program = shared_generator.copy("deleted")
+    descriptor = os.open(program.path, os.O_RDONLY)
+    program.path.unlink()
+    with sink(shared_generator) as port:
+        subprocess.run(
+            [f"/proc/self/fd/{descriptor}", "oneshot", f"port={port}", "bytes=45"],
+            check=True,
+            pass_fds=[descriptor],
+        )
+    os.close(descriptor)
+
+    scrape = exporter.await_accounts({program.sha256: sent(45)})
+    assert {str(program.path)} == scrape.paths(program.sha256)
+
+
+def test_the_interpreter_is_charged_when_a_script_sends(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path
+) -> None:
+    """The kernel starts `interpreter oneshot SCRIPT port=...`: so the script is named bytes=46."""
+    interpreter = shared_generator.copy("interpreter")
+    script = tmp_path / "bytes=46"
+    script.write_text(f"#!{interpreter.path} oneshot\n")
+    script.chmod(0o755)
+    with sink(shared_generator) as port:
+        subprocess.run([script.name, f"port={port}"], check=True, cwd=tmp_path, env={"PATH": ""})
+
+    exporter.await_accounts({interpreter.sha256: sent(46)})
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o111, 0o4111])
+def test_hash_is_known_when_the_file_is_setuid_or_unreadable(
+    exporter: Exporter, shared_generator: Generator, mode: int
+) -> None:
+    program = shared_generator.copy("mode")
+    for parent in program.path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    program.path.chmod(mode)
+    with sink(shared_generator) as port:
+        subprocess.run(
+            [program.path, "oneshot", f"port={port}", "bytes=47"],
+            check=True,
+            user=65534,
+            group=65534,
+        )
+
+    exporter.await_accounts({program.sha256: sent(47)})
+
+
+def test_hashing_delays_nobody_else_when_a_file_is_huge(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    """Its own bytes are shown when it is hashed; all others' as ever."""
+    huge, other = shared_generator.copy("huge"), shared_generator.copy("other")
+    os.truncate(huge.path, 4 << 30)
+    with sink(shared_generator) as port:
+        shoot(huge, port, 100)
+        shoot(other, port, 30)
+        exporter.await_accounts({other.sha256: sent(30)}, seconds=10)
+    digest = hashlib.sha256()
+    with huge.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+
+    exporter.await_accounts({digest.hexdigest(): sent(100)}, nothing=[huge.sha256], seconds=60)
+
+
+def test_path_is_that_inside_when_a_program_runs_in_a_root_of_its_own(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path
+) -> None:
+    program = Generator.build(tmp_path, static=True).copy("inside")
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    program.path.rename(root / "bin" / "inside")
+    with sink(shared_generator) as port:
+        run("chroot", str(root), "/bin/inside", "oneshot", f"port={port}", "bytes=48")
+        scrape = exporter.await_accounts({program.sha256: sent(48)})
+        assert len(scrape.paths(program.sha256)) == 1
+
+        pivot = (
+            f"mount --bind {root} {root} && cd {root} && mkdir -p old && pivot_root . old && "
+            f"exec /bin/inside oneshot port={port} bytes=2"
+        )
+        subprocess.run(["unshare", "--mount", "sh", "-c", pivot], check=True)
+        exporter.await_accounts({program.sha256: sent(50, 2)})
+
+
+@pytest.mark.parametrize("filesystem", ["tmpfs", "ramfs"])
+def test_hash_is_known_when_the_filesystem_was_mounted_after_the_start(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path, filesystem: str
+) -> None:
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    run("mount", "-t", filesystem, "none", str(mounted))
+    try:
+        first = shared_generator.copy("first", folder=mounted)
+        second = shared_generator.copy("second", folder=mounted)
+        with sink(shared_generator) as port:
+            shoot(first, port, 10)
+            for program in (first, second):
+                shoot(program, port, 5)
+        exporter.await_accounts({first.sha256: sent(15, 2), second.sha256: sent(5)})
+    finally:
+        run("umount", "--lazy", str(mounted))
+
+
+def test_hash_is_known_when_the_file_is_on_an_overlay(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path
+) -> None:
+    layers = {name: tmp_path / name for name in ("lower", "upper", "work", "merged")}
+    for layer in layers.values():
+        layer.mkdir()
+    below = shared_generator.copy("below", folder=layers["lower"])
+    options = ",".join(
+        (
+            f"lowerdir={layers['lower']}",
+            f"upperdir={layers['upper']}",
+            f"workdir={layers['work']}",
+        )
+    )
+    mounted = subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", options, layers["merged"]], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this kernel: no overlay filesystem")
+    try:
+        merged = Program(path=layers["merged"] / below.path.name, sha256=below.sha256)
+        above = shared_generator.copy("above", folder=layers["merged"])
+        with sink(shared_generator) as port:
+            shoot(merged, port, 10)
+            shoot(above, port, 5)
+        exporter.await_accounts({below.sha256: sent(10), above.sha256: sent(5)})
+    finally:
+        run("umount", "--lazy", str(layers["merged"]))
+
+
+def test_programs_are_known_when_they_were_started_before_the_exporter(
+    shared_generator: Generator,
+    privileges: None,  # noqa: ARG001 - before it is started
+) -> None:
+    before, deleted = shared_generator.copy("before"), shared_generator.copy("deleted")
+    count = 20
+    with sink(shared_generator) as port:
+        waiting = [
+            program.start("oneshot", port=port, bytes=10, start="stdin")
+            for program in [before] * count + [deleted]
+        ]
+        try:
+            for running in waiting:
+                running.ready()
+            deleted.path.unlink()
+            with Exporter.start() as exporter:
+                for running in waiting:
+                    running.go()
+                for running in waiting:
+                    running.done()
+                exporter.await_accounts(
+                    {before.sha256: sent(10 * count, count), deleted.sha256: sent(10)}
+                )
+        finally:
+            for running in waiting:
+                running.kill()
+
+
+def test_bytes_count_from_the_start_when_a_connection_was_open_before_the_exporter(
+    shared_generator: Generator,
+    privileges: None,  # noqa: ARG001 - before it is started
+) -> None:
+    server, client = shared_generator.copy("server"), shared_generator.copy("client")
+    with (
+        server.start("tcp-server", mode="echo") as echo,
+        client.start(
+            "tcp-client", port=echo.ready().port, mode="pingpong", bytes=100_003, start="stdin"
+        ) as source,
+    ):
+        source.ready()
+        with Exporter.start() as exporter:
+            source.go()
+            source.done()
+            tcp = ("tcp", "loopback")
+            moved = Account(transmit={tcp: 100_003}, receive={tcp: 100_003})
+            exporter.await_accounts({server.sha256: moved, client.sha256: moved})
