@@ -54,6 +54,11 @@ examples:
   {PROGRAM} check-config ~/.config/picosnitch/config.json --show > config.yaml
 """
 
+_RECORD_EXAMPLES = f"""\
+examples:
+  sudo {PROGRAM} import-record ~/.config/picosnitch/record.json
+"""
+
 _Command = Callable[[argparse.Namespace], int]
 
 
@@ -157,6 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_config_file(detach)
 
+    record = _add(
+        commands,
+        "import-record",
+        _import_record,
+        "take over what picosnitch knew, so that it is not told as new",
+        _RECORD_EXAMPLES,
+    )
+    record.add_argument("file", type=Path, metavar="FILE", help="picosnitch's record.json")
+    _add_setting_flags(record)
+
     _add(commands, "version", _version, "print the version")
     for name, command in commands.choices.items():
         command.set_defaults(name=name, flags=tuple(command._option_string_actions))  # noqa: SLF001
@@ -241,6 +256,18 @@ def _detach(arguments: argparse.Namespace) -> int:
     from picosnitch_exporter import daemon
 
     return daemon.detach(_load(arguments).settings)
+
+
+def _import_record(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments).settings
+    from picosnitch_exporter import daemon
+    from picosnitch_exporter.terminal import import_record
+
+    file = import_record.read(arguments.file)
+    if os.geteuid() == 0:
+        # The file is looked at without privileges, and the database stays the exporter's.
+        daemon.become_account(settings)
+    return import_record.run(settings, file)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

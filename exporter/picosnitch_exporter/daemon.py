@@ -77,6 +77,19 @@ def detach(settings: Settings) -> int:
     return 0
 
 
+def become_account(settings: Settings) -> None:
+    """Gives up root for the account of the exporter process, whose storage is made first.
+
+    Raises
+    ------
+    PicosnitchError
+        if the account does not exist, or the storage path can't be used.
+    """
+    account = privileges.find_account(settings.storage.user)
+    prepare_storage(settings.storage.path, account)
+    privileges.drop(account)
+
+
 def raise_file_limit(limit: int | None) -> None:
     """Lets both processes have as many open files as they may, or as `limit` says.
 
