@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from picosnitch_exporter import __version__
 from picosnitch_exporter.config import load_with_notices, show
-from picosnitch_exporter.config.keys import KEYS
+from picosnitch_exporter.config.keys import BY_NAME, KEYS
 from picosnitch_exporter.config.kinds import Choice
 from picosnitch_exporter.errors import PeerGoneError, PicosnitchError, UsageError
 
@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="FILE", help="YAML, or picosnitch's config.json")
     check.add_argument("--show", action="store_true", help="print every setting, secrets hidden")
 
+    _add_query(commands)
     detach = _add(
         commands, "detach", _detach, "remove what a stopped exporter left counting in the kernel"
     )
@@ -195,6 +196,17 @@ def _add(
     )
     parser.set_defaults(command=command)
     return parser
+
+
+def _add_query(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from picosnitch_exporter.terminal import query
+
+    parser = _add(commands, "query", _query, "search the connection log", query.EXAMPLES)
+    query.add_arguments(parser)
+    _add_config_file(parser)
+    parser.add_argument(
+        "--storage.path", dest="storage.path", metavar="VALUE", help=BY_NAME["storage.path"].doc
+    )
 
 
 def _add_config_file(parser: argparse.ArgumentParser) -> None:
@@ -274,6 +286,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from picosnitch_exporter.terminal import doctor
 
     return doctor.run(_load(arguments).settings, as_json=arguments.json)
+
+
+def _query(arguments: argparse.Namespace) -> int:
+    from picosnitch_exporter.terminal import query
+
+    return query.run(_load(arguments).settings, arguments)
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
