@@ -24,7 +24,7 @@ _WHERE = """$__unixEpochFilter(contime)
   AND (${sha256:sqlstring} = '' OR sha256 = ${sha256:sqlstring})
   AND (${exe:sqlstring} = '' OR exe = ${exe:sqlstring})
   AND (${domain:sqlstring} = '' OR domain = ${domain:sqlstring}
-    OR domain LIKE CONCAT(${domain:sqlstring}, '.%'))
+    OR LEFT(domain, CHAR_LENGTH(${domain:sqlstring}) + 1) = CONCAT(${domain:sqlstring}, '.'))
   AND (${address:sqlstring} = '' OR raddr = ${address:sqlstring})
   AND (${port:sqlstring} = '' OR CONCAT(rport, '') = ${port:sqlstring}
     OR CONCAT(lport, '') = ${port:sqlstring})"""

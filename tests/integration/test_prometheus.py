@@ -4,6 +4,7 @@ Only the intervals are shorter (scrape and evaluation 1 s instead of 15 s and 1 
 0 s): the rules' own times stay. That the host was watched before is written into Prometheus's past.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -64,8 +65,8 @@ EMPTY_HERE = {
     "PicosnitchKernelMapNearlyFull": "a few sockets fill no table",
     "PicosnitchExporterDown": "it is not down for 5 minutes",
     "PicosnitchExporterAbsent": "it is there",
-    "PicosnitchExecutableModified": "takes 10 minutes",
     "PicosnitchPublicTrafficSpike": "takes a day of past",
+    "Kubernetes": "off here",
     "OTLP": "off here",
     "Notifications": "off here",
     "BPF programs: time a run": "the sysctl kernel.bpf_stats_enabled is off",
@@ -232,6 +233,27 @@ def test_many_failed_connects_are_on_their_way_to_an_alert(stack: Stack) -> None
         for labels in pending
         if labels["alertname"] == "PicosnitchManyFailedConnects"
     }
+
+
+def test_modified_executable_is_on_its_way_to_an_alert(stack: Stack) -> None:
+    before = stack.generator.copy("modified")
+    stack.talk(before)
+    expr = f'picosnitch_executable_info{{exe="{before.path}"}}'
+    await_true(lambda: bool(stack.prometheus.query(expr)), expr, seconds=RULES_TIME_SECONDS)
+    content = before.path.read_bytes() + b"and more"
+    before.path.write_bytes(content)
+    after = Program(path=before.path, sha256=hashlib.sha256(content).hexdigest())
+    stack.talk(after)
+
+    def pending() -> set[tuple[str, str]]:
+        return {
+            (alert["labels"]["exe"], alert["labels"]["sha256"])
+            for alert in stack.prometheus.alerts(state="pending")
+            if alert["labels"]["alertname"] == "PicosnitchExecutableModified"
+        }
+
+    wanted = (str(after.path), after.sha256)
+    await_true(lambda: wanted in pending(), str(wanted), seconds=RULES_TIME_SECONDS)
 
 
 @pytest.mark.parametrize("uid", PROMETHEUS_UIDS)
