@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     try:
-        arguments, unknown = _parser().parse_known_args(argv)
+        arguments, unknown = _parser(argv).parse_known_args(argv)
         if unknown:
             raise _unknown_error(arguments, unknown[0])
         code = cast("_Command", arguments.command)(arguments)
@@ -131,7 +131,7 @@ def _unknown_error(arguments: argparse.Namespace, argument: str) -> UsageError:
     return UsageError(f"{arguments.name}: unknown argument {argument}: {hint}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Network traffic of every executable, by SHA-256, as Prometheus metrics.",
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="FILE", help="YAML, or picosnitch's config.json")
     check.add_argument("--show", action="store_true", help="print every setting, secrets hidden")
 
-    _add_query(commands)
+    _add_query(commands, is_asked="query" in argv)
     detach = _add(
         commands, "detach", _detach, "remove what a stopped exporter left counting in the kernel"
     )
@@ -198,10 +198,15 @@ def _add(
     return parser
 
 
-def _add_query(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_query(commands: "argparse._SubParsersAction[_Parser]", *, is_asked: bool) -> None:
+    summary = "search the connection log"
+    if not is_asked:
+        # Its arguments come with SQLite, which the other commands can do without.
+        _add(commands, "query", _query, summary)
+        return
     from picosnitch_exporter.terminal import query
 
-    parser = _add(commands, "query", _query, "search the connection log", query.EXAMPLES)
+    parser = _add(commands, "query", _query, summary, query.EXAMPLES)
     query.add_arguments(parser)
     _add_config_file(parser)
     parser.add_argument(

@@ -8,7 +8,7 @@ from picosnitch_exporter.cli import main
 def test_log_is_missed_by_name_when_there_is_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["query", f"--storage.path={tmp_path}"]) == 1
+    assert main(["query", f"--storage.path={tmp_path}"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 

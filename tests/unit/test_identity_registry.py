@@ -272,6 +272,16 @@ def test_process_has_no_old_hash_when_its_file_may_have_changed_unwatched(
     assert version.reason == "gone"
 
 
+@pytest.mark.parametrize("changed_ns", [0, OLD_NS + 5])
+def test_process_has_the_hash_of_the_run_before_when_the_file_is_shown_unchanged(
+    bench: Bench, changed_ns: int
+) -> None:
+    bench.registry.restore([known_before()])
+    bench.show(seen(changed_ns=OLD_NS + 5))
+    version = bench.registry.version_of(file(), exec_ns=0, changed_ns=changed_ns)
+    assert digest("a") == version.sha256
+
+
 def test_process_ran_older_content_when_its_exec_was_before_the_known_one(bench: Bench) -> None:
     bench.registry.restore([known_before()])
     version = bench.registry.version_of(file(), exec_ns=5, changed_ns=OLD_NS - 1)

@@ -161,6 +161,7 @@ class Registry:
         chain = self._chain(frame.identity)
         latest = chain.latest
         if latest is not None and latest.is_same(frame):
+            chain.is_restored = False  # it is what it was
             if descriptor is not None:
                 if latest.ticket or latest.is_settled:
                     self._release(descriptor, latest.sha256)
