@@ -79,6 +79,8 @@ class ExecWatch:
         self._refused: set[int] = set()
         self._scanned_ns = 0
         self._read_ns = 0
+        self.mounts_descriptor = procfs.open_mounts()
+        """For poll(): has priority data (EPOLLPRI) when something was mounted here."""
 
     def fileno(self) -> int:
         """For poll(): readable when something was executed."""
@@ -87,9 +89,13 @@ class ExecWatch:
     def watch_filesystems(self) -> None:
         """Marks each filesystem that any mount namespace shows and that isn't marked yet."""
         self._scanned_ns = _boot_ns()
-        self._watch_mounts("self")
+        self.watch_own_mounts()
         for pid in self._procfs.mount_namespaces().values():
             self._watch_mounts(pid)
+
+    def watch_own_mounts(self) -> None:
+        """Marks what was mounted in this mount namespace; to be called when that has changed."""
+        self._watch_mounts("self")
 
     def _watch_mounts(self, pid: int | str) -> None:
         for mount in self._procfs.mounts(pid):

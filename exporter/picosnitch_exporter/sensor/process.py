@@ -116,6 +116,7 @@ class Sensor:
         self.is_ready = True
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._execs.fileno(), select.EPOLLIN)
+        self._epoll.register(self._execs.mounts_descriptor, select.EPOLLPRI)
         self._epoll.register(self._stop_signals, select.EPOLLIN)
         # The ring stays readable until the exporter has acknowledged; only changes matter.
         self._epoll.register(self._side.ring.descriptor, select.EPOLLIN | select.EPOLLET)
@@ -176,6 +177,8 @@ class Sensor:
                     return self._stop()
                 if descriptor == self._channel.fileno():
                     self._receive()
+                elif descriptor == self._execs.mounts_descriptor:
+                    self._execs.watch_own_mounts()
             self._flush()
             if self._is_congested():
                 next_drain = time.monotonic() + _BEHIND_SECONDS

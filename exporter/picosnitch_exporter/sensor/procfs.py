@@ -138,6 +138,10 @@ class Procfs:
             if len(line) == 3  # noqa: PLR2004 - hierarchy, controllers, path
         ]
 
+    def open_mounts(self) -> int:
+        """A descriptor whose priority data says that the own mount namespace has changed."""
+        return os.open(self.root / "self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+
     def mount_namespaces(self) -> dict[str, int]:
         """One process for each mount namespace, by the namespace's name."""
         found: dict[str, int] = {}
