@@ -137,9 +137,11 @@ def prepare_storage(path: Path, account: privileges.Account) -> None:
             raise StorageError(
                 f"storage path {path} is on a read-only filesystem: choose another --storage.path"
             )
-        os.fchown(folder, account.uid, account.gid)
         if stat.S_IMODE(status.st_mode) & 0o077:
+            # Only an owner may do that without CAP_FOWNER, which nothing else asks for.
+            os.fchown(folder, 0, -1)
             os.fchmod(folder, 0o700)
+        os.fchown(folder, account.uid, account.gid)
     except OSError as error:
         raise StorageError(
             f"storage path {path} can't be used: {error.strerror} (--storage.path)"
@@ -217,6 +219,8 @@ def _run_sensor(
     try:
         sensor.run()
     except PeerGoneError as error:
+        # A stop before the start was over: the exporter waits for what will not come.
+        sensor_end.close()
         code = _await_child(child)
         if not sensor.is_ready:
             sensor.remove()

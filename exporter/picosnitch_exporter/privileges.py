@@ -19,9 +19,16 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522
+_WORD_BITS = 32
+CAP_CHOWN = 0
+CAP_DAC_READ_SEARCH = 2
 CAP_KILL = 5
 CAP_SETGID = 6
 CAP_SETUID = 7
+CAP_SETPCAP = 8
+CAP_SYS_PTRACE = 19
+CAP_SYS_ADMIN = 21
+"""By number in include/uapi/linux/capability.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,8 @@ def drop(account: Account) -> None:
         raise RequirementError(
             f"can't become {account.name}: {error.strerror} (CAP_SETUID and CAP_SETGID are needed)"
         ) from error
+    # The kernel has taken the effective and the permitted ones at the change of user, no others.
+    _set(libc, ())
     _gain_no_more(libc)
 
 
@@ -85,12 +94,7 @@ def keep_only(*capabilities: int) -> None:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     _limit(libc, capabilities)
-    low = sum(1 << capability for capability in capabilities)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    # Effective, permitted and inheritable for the capabilities up to 31, then for the others.
-    data = (ctypes.c_uint32 * 6)(low, low, 0, 0, 0, 0)
-    if libc.capset(header, data):
-        raise RequirementError(f"capabilities can't be given up: {os.strerror(ctypes.get_errno())}")
+    _set(libc, capabilities)
     _gain_no_more(libc)
 
 
@@ -104,6 +108,16 @@ def _limit(libc: ctypes.CDLL, kept: tuple[int, ...]) -> None:
                 f"capability {capability} can't be dropped: {os.strerror(ctypes.get_errno())}"
             )
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def _set(libc: ctypes.CDLL, capabilities: tuple[int, ...]) -> None:
+    kept = sum(1 << capability for capability in set(capabilities))
+    low, high = kept & (1 << _WORD_BITS) - 1, kept >> _WORD_BITS
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    # Effective, permitted and inheritable for the capabilities up to 31, then for the others.
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    if libc.capset(header, data):
+        raise RequirementError(f"capabilities can't be given up: {os.strerror(ctypes.get_errno())}")
 
 
 def _gain_no_more(libc: ctypes.CDLL) -> None:

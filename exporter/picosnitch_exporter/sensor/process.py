@@ -16,6 +16,7 @@ from collections import Counter as Tally
 from collections import deque
 from dataclasses import dataclass
 
+from picosnitch_exporter import privileges
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor.cgroups import Cgroups
@@ -24,6 +25,7 @@ from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.fanotify import Fanotify
 from picosnitch_exporter.sensor.loader import KernelSide, Loader, remove_pins
 from picosnitch_exporter.sensor.procfs import Procfs
+from picosnitch_exporter.sensor.supervisor import Supervisor
 from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.stream import (
     FROM_EXPORTER,
@@ -50,6 +52,12 @@ _STATUS_SECONDS = 5.0
 _RESUME_SECONDS = 60.0
 _MAX_QUEUED_FRAMES = 256
 _PAGE_BYTES = resource.getpagesize()
+_KEPT_CAPABILITIES = (
+    privileges.CAP_SYS_PTRACE,  # /proc/PID/exe and /proc/PID/root of others
+    privileges.CAP_DAC_READ_SEARCH,  # executables that only their owner may read
+    privileges.CAP_KILL,  # to end an exporter process that is stuck, which has another user
+)
+"""Once everything is loaded, attached and marked, nothing else is needed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +80,8 @@ class Sensor:
         self._cgroups = Cgroups(self._procfs)
         self._queue: deque[_Queued] = deque()
         self._lost: Tally[tuple[str, str]] = Tally()
+        self._supervisor = Supervisor(os.environ)
+        self._taken_position = -1
         self._side: KernelSide = loader.start()
         try:
             self._execs = ExecWatch(
@@ -112,8 +122,10 @@ class Sensor:
         self._await_resume()
         self._hand_over(self._execs.running())
         self._introduce_again()
+        privileges.keep_only(*_KEPT_CAPABILITIES)
         self._send(Ready())
         self.is_ready = True
+        self._supervisor.ready()
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._execs.fileno(), select.EPOLLIN)
         self._epoll.register(self._execs.mounts_descriptor, select.EPOLLPRI)
@@ -180,6 +192,7 @@ class Sensor:
                 elif descriptor == self._execs.mounts_descriptor:
                     self._execs.watch_own_mounts()
             self._flush()
+            self._watch_exporter()
             if self._is_congested():
                 next_drain = time.monotonic() + _BEHIND_SECONDS
                 continue
@@ -191,6 +204,16 @@ class Sensor:
             if time.monotonic() >= next_status:
                 self._send_status()
                 next_status = time.monotonic() + _STATUS_SECONDS
+
+    def _watch_exporter(self) -> None:
+        """Puts systemd's watchdog off, unless the exporter process leaves what it is sent."""
+        if not self._supervisor.wants_alive:
+            return
+        position = self._side.ring.consumer_position
+        is_idle = not self._queue and not self._channel.unread_bytes
+        if is_idle or position != self._taken_position:
+            self._taken_position = position
+            self._supervisor.alive()
 
     def _is_congested(self) -> bool:
         return len(self._queue) >= _MAX_QUEUED_FRAMES
@@ -284,6 +307,7 @@ class Sensor:
     def _stop(self) -> int:
         """Drains a last time and lets the exporter commit; returns the signal."""
         number = os.read(self._stop_signals, 1)[0]
+        self._supervisor.stopping()
         keeps = number == signal.SIGTERM and self._settings.bpf.keep_on_exit and self._side.folder
         if not keeps:
             self._side.control.active = 0

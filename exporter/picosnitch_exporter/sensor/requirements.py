@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from picosnitch_exporter import privileges
 from picosnitch_exporter.errors import PicosnitchError, RequirementError
 from picosnitch_exporter.sensor import mounts
 from picosnitch_exporter.sensor.fanotify import Fanotify
@@ -16,15 +17,17 @@ from picosnitch_exporter.sensor.plan import TRACEPOINT_PLAN, Target
 BTF = Path("/sys/kernel/btf/vmlinux")
 
 _CAPABILITIES = {
-    7: "CAP_SETUID",
-    6: "CAP_SETGID",
-    12: "CAP_NET_ADMIN",
-    19: "CAP_SYS_PTRACE",
-    21: "CAP_SYS_ADMIN",
-    38: "CAP_PERFMON",
-    39: "CAP_BPF",
+    "CAP_SYS_ADMIN": privileges.CAP_SYS_ADMIN,
+    "CAP_SYS_PTRACE": privileges.CAP_SYS_PTRACE,
+    "CAP_DAC_READ_SEARCH": privileges.CAP_DAC_READ_SEARCH,
+    "CAP_SETUID": privileges.CAP_SETUID,
+    "CAP_SETGID": privileges.CAP_SETGID,
+    "CAP_SETPCAP": privileges.CAP_SETPCAP,
+    "CAP_CHOWN": privileges.CAP_CHOWN,
+    "CAP_KILL": privileges.CAP_KILL,
 }
-"""By number in include/uapi/linux/capability.h."""
+"""What it starts with. BPF takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or CAP_SYS_ADMIN in place
+of all three (bpf_token_capable() in kernel/bpf/token.c); fanotify's marks take that in any case."""
 
 
 class State(StrEnum):
@@ -80,11 +83,12 @@ def require_capabilities() -> Finding:
     for line in Path("/proc/self/status").read_text("ascii").splitlines():
         if line.startswith("CapEff:"):
             held = int(line.split()[1], 16)
-    missing = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
+    missing = [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
     if missing:
         raise RequirementError(
             f"not enough privileges, missing {', '.join(missing)}: "
-            "run it as root (sudo picosnitch-exporter run)"
+            "run it as root (sudo picosnitch-exporter run), or add them where the unit or the pod "
+            "lists capabilities (docs/install.md)"
         )
     return Finding(name="capabilities", state=State.OK, found="all that are needed")
 

@@ -2,8 +2,11 @@
 
 import array
 import contextlib
+import fcntl
 import os
 import socket
+import struct
+import termios
 
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.stream.codec import decode, encode
@@ -14,6 +17,7 @@ MAX_RECORD_BYTES = 128 * 1024
 SEND_BUFFER_BYTES = 1024 * 1024
 _MAX_FRAME_BYTES = MAX_RECORD_BYTES + 4096
 _MAX_DESCRIPTORS = 1
+_INT = struct.Struct("i")
 
 
 class Channel:
@@ -32,6 +36,12 @@ class Channel:
     def fileno(self) -> int:
         """The descriptor, for poll()."""
         return self._sock.fileno()
+
+    @property
+    def unread_bytes(self) -> int:
+        """Memory of what was sent and the other side has not taken yet: SIOCOUTQ, unix(7)."""
+        word = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_INT.size))
+        return int(_INT.unpack(word)[0])
 
     def close(self) -> None:
         """Ends the stream; the other side gets `PeerGoneError`."""
