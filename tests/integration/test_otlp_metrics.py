@@ -24,7 +24,7 @@ from picosnitch_exporter.errors import RequirementError
 from picosnitch_exporter.model import Snapshot
 from picosnitch_exporter.outputs.otlp.answers import Answer, Result
 from picosnitch_exporter.outputs.otlp.attributes import instrumentation_scope
-from picosnitch_exporter.outputs.otlp.mapping import Mapping
+from picosnitch_exporter.outputs.otlp.mapping import Limits, Mapping
 from picosnitch_exporter.outputs.otlp.resource import detect
 from picosnitch_exporter.outputs.otlp.sender import metric_sender
 from picosnitch_exporter.outputs.prometheus import Exposition
@@ -294,6 +294,19 @@ def test_request_ends_with_the_deadline_when_the_exporter_stops() -> None:
             assert time.monotonic() - began < 4
             released.set()
             closer.join()
+
+
+def test_grpc_tells_a_message_that_is_too_large_from_throttling() -> None:
+    large = snapshot(
+        transmit=column([(labels(executable(one, exe="/" * 9_000)), 1) for one in range(500)])
+    )
+    with linked("grpc", OtlpSettings(timeout_seconds=1)) as link:
+        (batch,) = MAPPING.batches(large, Limits(size_bytes=10**9))
+        assert link.sender.send(batch.data).result is Result.TOO_LARGE
+        assert link.receiver.got == []
+
+        link.receiver.answer(*[Reply(status="RESOURCE_EXHAUSTED")] * 4)
+        assert link.send_small().result is Result.UNAVAILABLE
 
 
 def test_answer_that_is_no_protobuf_counts_as_success() -> None:

@@ -65,6 +65,7 @@ def test_retry_after_is_within_bounds_whatever_it_says(text: str) -> None:
 
 def test_warning_alone_is_a_success() -> None:
     assert of_partial_success(0, " old names ") == Answer(result=Result.SUCCESS, reason="old names")
+    assert of_partial_success(-1, "") == Answer(result=Result.SUCCESS)
     assert of_partial_success(3, "x" * 1000) == Answer(
         result=Result.PARTIAL, reason="x" * 300, rejected=3
     )

@@ -103,6 +103,7 @@ def of_status(status: int, reason: str, retry_after: str | None, *, now: float) 
 
 def of_partial_success(rejected: int, message: str) -> Answer:
     """The answer of a receiver that took it; with a message alone, it warns."""
+    rejected = max(rejected, 0)  # it is signed on the wire
     return Answer(
         result=Result.PARTIAL if rejected else Result.SUCCESS,
         reason=shortened(message),

@@ -1,5 +1,6 @@
 """The official exporters over gRPC, with a stub that sees what the receiver answers."""
 
+import re
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -39,8 +40,13 @@ _TRANSIENT: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+# Go and C++ have the one, tonic the other, each with words about the size; without them it is
+# throttling.
+_ABOUT_SIZE: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE})
+_TOO_LARGE: Final = re.compile("larger than max|too large", re.IGNORECASE)
 _ABOUT_CONTENT: Final = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION}
 )
@@ -153,11 +159,10 @@ def _compression(target: OtlpTarget) -> grpc.Compression:
 def _of_error(error: grpc.RpcError) -> Answer:
     code = error.code()
     retry_after_seconds = _retry_after_seconds(error)
-    if code in _TRANSIENT or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_seconds):
-        result = Result.UNAVAILABLE
-    elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # Without a time it is no throttling, but a message beyond the receiver's limit.
+    if code in _ABOUT_SIZE and _TOO_LARGE.search(error.details() or ""):
         result = Result.TOO_LARGE
+    elif code in _TRANSIENT:
+        result = Result.UNAVAILABLE
     elif code in _ABOUT_CONTENT:
         result = Result.REFUSED
     else:

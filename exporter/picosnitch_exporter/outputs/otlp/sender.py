@@ -43,7 +43,7 @@ class Sender(Generic[Data]):
             return answer
         if result.name == "SUCCESS":
             return Answer(result=Result.SUCCESS)
-        return Answer(result=Result.REFUSED, reason="it could not be encoded")
+        return Answer(result=Result.REFUSED, reason="it could not be encoded or sent")
 
     def end_by(self, timeout_seconds: float) -> None:
         """Let no request that begins from now on last longer than until then."""
