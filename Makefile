@@ -141,6 +141,11 @@ test-vm: ## run the kernel tests on other kernels, under QEMU
 	@[ -x tests/vm/run ] || { $(call not_built_yet,tests/vm/run); }
 	@exec tests/vm/run $(ARGS)
 
+.PHONY: soak
+soak: packages-run packages-test $(OBJECT) $(VENV)/.installed-test service-user ## stop, crash and start it 100 times under traffic, compare all sums (as root)
+	@PICOSNITCH_SOAK_ROUNDS=$${PICOSNITCH_SOAK_ROUNDS:-100} exec tests/run tests/kernel/test_restart.py \
+		-k at_random -o log_cli=true -o log_cli_level=INFO
+
 .PHONY: clean
 clean: ## remove all that was built here, the virtual environment too
 	rm -rf $(VENV) $(OBJECT) $(OBJECT).tmp build dist htmlcov .coverage .coverage.* .hypothesis \

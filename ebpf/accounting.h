@@ -110,6 +110,15 @@ static __always_inline void start_copied_seq(struct sock *sk, struct socket_stat
 	state->has_copied_seq = 1;
 }
 
+/* After a time in which nothing was counted: that has to stay uncounted. */
+static __always_inline void restart_copied_seq(struct sock *sk, struct socket_state *state)
+{
+	if (!state->owner.tgid)
+		return;
+	state->has_copied_seq = 0;
+	start_copied_seq(sk, state);
+}
+
 static __always_inline void read_kind(struct sock *sk, struct socket_state *state)
 {
 	state->family = sk->__sk_common.skc_family;

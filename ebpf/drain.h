@@ -145,8 +145,8 @@ int find_processes(struct bpf_iter__task *context)
 	return 0;
 }
 
-/* What user space has been told of already, for a reader that starts anew: whole records, into the file that is
- * read, not into the ring, which can be full. */
+/* What user space has been told of already, for a reader that starts anew, and what it could not be told of: whole
+ * records, into the file that is read, not into the ring, which can be full. */
 SEC("iter/bpf_map_elem")
 int introduce_again(struct bpf_iter__bpf_map_elem *context)
 {
@@ -157,12 +157,16 @@ int introduce_again(struct bpf_iter__bpf_map_elem *context)
 
 	if (!node || !node->key.tgid || !node->sent)
 		return 0;
+	if (control.introduce_late && !(node->sent & SENT_LATE))
+		return 0;
 	record = bpf_map_lookup_elem(&scratch, &zero);
 	if (!record)
 		return 0;
 	key = node->key;
 	fill_process(record, node, &key, 0, 0);
-	bpf_seq_write(context->meta->seq, record, sizeof(*record));
+	/* Where its buffer is full the iterator comes back to this node with a larger one. */
+	if (!bpf_seq_write(context->meta->seq, record, sizeof(*record)))
+		node->sent = (node->sent & ~SENT_LATE) | SENT_AS_ANCESTOR;
 	return 0;
 }
 
@@ -185,8 +189,13 @@ int find_sockets(struct bpf_iter__task_file *context)
 	if (!sk || !is_inet(sk->__sk_common.skc_family))
 		return 0;
 	state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!state || __sync_val_compare_and_swap(&state->claimed, 0, 1))
+	if (!state)
 		return 0;
+	if (__sync_val_compare_and_swap(&state->claimed, 0, 1)) {
+		if (!control.active)
+			restart_copied_seq(sk, state);
+		return 0;
+	}
 	state->cookie = bpf_get_socket_cookie(sk);
 	read_kind(sk, state);
 	read_tuple(sk, state);

@@ -291,6 +291,20 @@ static __noinline bool send_lineage(struct process_node *node, __u32 flags)
 	return true;
 }
 
+/* The ring was full, and the process may have ended before it tries again: user space asks for these. */
+static __always_inline void mark_late(struct process_node *node)
+{
+	for (int generation = 0; generation < LINEAGE; generation++) {
+		struct process_key parent = node->parent;
+
+		node->sent |= SENT_LATE;
+		node = slot_of(parent.tgid);
+		if (!node || !is_image(node, &parent))
+			break;
+	}
+	raise(&control.late_processes);
+}
+
 /* Tells user space who the caller is, once per image. */
 static __noinline int introduce(void)
 {
@@ -313,6 +327,8 @@ static __noinline int introduce(void)
 	know_ancestors(task);
 	if (send_lineage(node, 0))
 		node->sent |= SENT;
+	else
+		mark_late(node);
 	return 0;
 }
 

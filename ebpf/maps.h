@@ -107,6 +107,7 @@ struct {
 enum {
 	SENT = 1,
 	SENT_AS_ANCESTOR = 2,
+	SENT_LATE = 4, /* the ring was full: user space asks, see introduce_again */
 };
 
 /* One image of a process. The command line is read at exec, before the program can overwrite it. */
@@ -121,7 +122,7 @@ struct process_node {
 	__u32 uid;
 	__u16 cmdline_bytes;
 	__u16 flags;
-	__u32 sent; /* SENT once its lineage is in the ring, SENT_AS_ANCESTOR with that of another */
+	__u32 sent; /* SENT once its lineage is in the ring, SENT_AS_ANCESTOR with that of another, SENT_LATE if not yet */
 	__u32 pad;
 	char comm[COMM_BYTES];
 	char cmdline[CMDLINE_BYTES];
@@ -241,7 +242,7 @@ static __always_inline bool is_abandoned(void)
 
 	if (!is_active())
 		return true;
-	if (!linger || !heartbeat || bpf_ktime_get_boot_ns() - heartbeat < linger)
+	if (!linger || !heartbeat || bpf_ktime_get_ns() - heartbeat < linger)
 		return false;
 	control.active = 0;
 	return true;

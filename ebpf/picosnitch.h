@@ -174,9 +174,8 @@ enum counter {
 /* Shared with user space through the mapped .bss. Written by user space but for the dirty flags, and for active,
  * which the programs clear when nobody has drained for the linger time. */
 struct control {
-	__u64 heartbeat_ns; /* CLOCK_BOOTTIME of the last drain; 0: never idle */
+	__u64 heartbeat_ns; /* CLOCK_MONOTONIC of the last drain, so that a suspended machine is no abandoned one; 0: never idle */
 	__u64 linger_ns; /* without a drain for so long, the programs idle; 0: never */
-	__u64 instance; /* random, drawn when the maps are made: ring positions mean something within it */
 	__u32 every_exe;
 	__u32 count_bytes;
 	__u32 sockets_dirty; /* something to drain in socket storage */
@@ -189,6 +188,8 @@ struct control {
 	__u32 flow_entries;
 	__u32 fallback_entries;
 	__u32 expire_flows; /* this drain counts idle rounds: every few seconds, not each time */
+	__u32 introduce_late; /* introduce_again speaks of those only that found the ring full */
+	__u32 late_processes; /* there are some */
 };
 
 #define ASSERT_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)

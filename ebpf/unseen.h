@@ -22,11 +22,13 @@ static __always_inline void introduce_other(struct task_struct *task)
 {
 	struct process_node *node = know(task);
 
-	if (!node || node->sent)
+	if (!node || node->sent & SENT)
 		return;
 	know_ancestors(task);
 	if (send_lineage(node, 0))
-		node->sent = 1;
+		node->sent |= SENT;
+	else
+		mark_late(node);
 }
 
 SEC("iter/task_file")

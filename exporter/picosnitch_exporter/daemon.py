@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CHILD_SECONDS = 4.0
+_PREDECESSOR_SECONDS = 6.0
 
 
 def run(settings: Settings) -> int:
@@ -185,9 +186,14 @@ def _become_exporter(
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         # Imported here: the sensor needs none of it, and is 8 MB smaller without.
+        from picosnitch_exporter.log import journal
         from picosnitch_exporter.outputs import listen
         from picosnitch_exporter.service import process
 
+        # Where only its sensor was killed, the exporter process before this one is writing its last
+        # commit at this moment, and still has its addresses.
+        folder = settings.storage.path / process.JOURNAL_FOLDER
+        journal.await_release(folder, timeout_seconds=_PREDECESSOR_SECONDS)
         listening = listen.bind(settings.web.listen_addresses)
         privileges.drop(account)
         logging_format.configure(settings.logging, process="exporter")

@@ -123,6 +123,13 @@ class Exporter:
         """Host and port of its web server; another port after each start."""
         return f"127.0.0.1:{self._port}"
 
+    @property
+    def exporter_pid(self) -> int:
+        """The unprivileged process, which has state and log."""
+        pid = self.sensor_pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[-1])
+
     def launch(self) -> None:
         """Start it, also again with the same storage and pins after it has stopped."""
         self._port = free_port()
@@ -159,11 +166,14 @@ class Exporter:
 
     def crash(self) -> None:
         """Kill both processes without a chance to do anything; storage and pins stay."""
+        self.crash_some(self.sensor_pid, self.exporter_pid)
+
+    def crash_some(self, *pids: int) -> None:
+        """Kill one of the processes, or both; wait until the privileged one has ended."""
         process = self._running()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in (process.pid, *map(int, children)):
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        process.wait()
+        process.wait(STOP_SECONDS)
         self._process = None
 
     def said(self) -> str:

@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ _HEADER = struct.Struct("=II")
 _MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """Far above a frame of the stream; a longer length is a damaged one."""
 _NAME_DIGITS = 10
+_RELEASE_POLL_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +204,23 @@ class Journal:
                 else:
                     self.corrupt_segments += 1
                     logger.exception("journal_corrupt file=%s bytes=%d", path, left_out_bytes)
+
+
+def await_release(folder: Path, *, timeout_seconds: float) -> None:
+    """Gives an exporter that is about to end the time to write its last commit.
+
+    Whether it has ended in time, opening the journal tells.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while folder.exists():
+        try:
+            os.close(_lock(folder))
+        except StorageBusyError:
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(_RELEASE_POLL_SECONDS)
+        else:
+            return
 
 
 class _DamageError(Exception):

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 SIZE = 72
-_HEARTBEAT, _LINGER, _INSTANCE = range(3)  # indexes of 64-bit words
+_HEARTBEAT, _LINGER = range(2)  # indexes of 64-bit words
 (
     _EVERY_EXE,
     _COUNT_BYTES,
@@ -22,7 +22,9 @@ _HEARTBEAT, _LINGER, _INSTANCE = range(3)  # indexes of 64-bit words
     _FLOW_ENTRIES,
     _FALLBACK_ENTRIES,
     _EXPIRE_FLOWS,
-) = range(6, 18)  # indexes of 32-bit words
+    _INTRODUCE_LATE,
+    _LATE_PROCESSES,
+) = range(4, 18)  # indexes of 32-bit words
 
 
 class Control:
@@ -32,15 +34,6 @@ class Control:
         self._memory: Final = memory  # kept, since the views don't keep it mapped
         self._words = memoryview(memory).cast("I")
         self._longs = memoryview(memory).cast("Q")
-
-    @property
-    def instance(self) -> int:
-        """The random number of these maps; 0 while they are being made."""
-        return self._longs[_INSTANCE]
-
-    @instance.setter
-    def instance(self, value: int) -> None:
-        self._longs[_INSTANCE] = value
 
     @property
     def active(self) -> int:
@@ -53,12 +46,19 @@ class Control:
 
     @property
     def heartbeat_ns(self) -> int:
-        """CLOCK_BOOTTIME of the last drain."""
+        """CLOCK_MONOTONIC of the last drain: a suspended machine is no abandoned one."""
         return self._longs[_HEARTBEAT]
+
+    def idle_seconds(self) -> float:
+        """How long the programs have idled at the most, if `active` is 0: since they might."""
+        if not self.heartbeat_ns:
+            return 0.0
+        idles_from_ns = self.heartbeat_ns + self._longs[_LINGER]
+        return max(0.0, (time.clock_gettime_ns(time.CLOCK_MONOTONIC) - idles_from_ns) / 1e9)
 
     def beat(self) -> None:
         """Says that somebody reads."""
-        self._longs[_HEARTBEAT] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._longs[_HEARTBEAT] = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
     def configure(
         self,
@@ -89,6 +89,16 @@ class Control:
         )
         words[_SOCKETS_DIRTY] = words[_FLOWS_DIRTY] = words[_FALLBACK_DIRTY] = 0
         return dirty
+
+    def take_late_processes(self) -> bool:
+        """Whether there are processes that found no room in the ring; clears the flag."""
+        is_raised = bool(self._words[_LATE_PROCESSES])
+        self._words[_LATE_PROCESSES] = 0
+        return is_raised
+
+    def set_introducing_late(self, *, is_late: bool) -> None:
+        """Whether `introduce_again` speaks of those only."""
+        self._words[_INTRODUCE_LATE] = is_late
 
     def take_entries(self) -> dict[str, int]:
         """Entries that the last drains have met, by map; starts the next count."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from picosnitch_exporter.model import FileIdentity, ProcessKey
 from picosnitch_exporter.sensor.libbpf import Library, program_statistics
 from picosnitch_exporter.sensor.loader import KernelSide
+from picosnitch_exporter.sensor.ring import Ring
 from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
 from picosnitch_exporter.wire import (
     CgroupRecord,
@@ -102,6 +103,14 @@ def _subject_of_process(record: bytes) -> Subject:
     )
 
 
+def read_batches(ring: Ring, position: int) -> Iterator[Batch]:
+    """What a ring holds from `position` on."""
+    while data := ring.read(position, MAX_RECORD_BYTES):
+        start, position = position, position + len(data)
+        subjects, cgroups = look_through(data)
+        yield Batch(start=start, end=position, data=data, subjects=subjects, cgroups=cgroups)
+
+
 class Drain:
     """Reads the kernel side; `position` is how far, independent of what was given back to it."""
 
@@ -148,13 +157,24 @@ class Drain:
 
     def batches(self) -> Iterator[Batch]:
         """What is in the ring beyond `position`, which moves along with it."""
-        while data := self._side.ring.read(self.position, MAX_RECORD_BYTES):
-            start = self.position
-            self.position += len(data)
-            subjects, cgroups = look_through(data)
-            yield Batch(
-                start=start, end=self.position, data=data, subjects=subjects, cgroups=cgroups
-            )
+        for batch in read_batches(self._side.ring, self.position):
+            self.position = batch.end
+            yield batch
+
+    def late_introductions(self) -> bytes:
+        """Process records of those that found the ring full, in a row."""
+        control = self._side.control
+        if not control.take_late_processes():
+            return b""
+        return self._introductions(is_late=True)
+
+    def introductions(self) -> bytes:
+        """Process records, in a row, of all that anybody was ever told of."""
+        return self._introductions(is_late=False)
+
+    def _introductions(self, *, is_late: bool) -> bytes:
+        self._side.control.set_introducing_late(is_late=is_late)
+        return self._side.links["introduce_again"].run_iterator()
 
     def counters(self) -> tuple[int, ...]:
         """The kernel's counters, summed over the CPUs."""

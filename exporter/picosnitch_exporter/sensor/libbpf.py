@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -89,6 +90,30 @@ class _ProgramInfo(ctypes.Structure):
     )
 
 
+class _MapInfo(ctypes.Structure):
+    """The first fields of struct bpf_map_info, which only grows at the end."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapInfo:
+    """What a map is; `number` is unique as long as the machine runs."""
+
+    number: int
+    type: int
+    key_bytes: int
+    value_bytes: int
+    max_entries: int
+
+
 def _open_library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
@@ -114,6 +139,10 @@ def _open_library() -> ctypes.CDLL:
         ("bpf_program__attach_iter", pointer, (pointer, pointer)),
         ("bpf_program__fd", integer, (pointer,)),
         ("bpf_map__fd", integer, (pointer,)),
+        ("bpf_map__type", integer, (pointer,)),
+        ("bpf_map__key_size", word, (pointer,)),
+        ("bpf_map__value_size", word, (pointer,)),
+        ("bpf_map__max_entries", word, (pointer,)),
         ("bpf_map__set_max_entries", integer, (pointer, word)),
         ("bpf_map__set_initial_value", integer, (pointer, pointer, size)),
         ("bpf_map__initial_value", pointer, (pointer, ctypes.POINTER(size))),
@@ -204,6 +233,28 @@ class BpfMap:
         self._library = library
         self.name = name
         self.descriptor = descriptor
+
+    def info(self) -> MapInfo:
+        """What the kernel says of it.
+
+        Raises
+        ------
+        KernelError
+            if it says nothing.
+        """
+        info = _MapInfo()
+        size = ctypes.c_uint32(ctypes.sizeof(info))
+        if self._library.call.bpf_obj_get_info_by_fd(
+            self.descriptor, ctypes.byref(info), ctypes.byref(size)
+        ):
+            raise self._library.fail(f"map {self.name} can't be looked at")
+        return MapInfo(
+            number=info.id,
+            type=info.type,
+            key_bytes=info.key_size,
+            value_bytes=info.value_size,
+            max_entries=info.max_entries,
+        )
 
     def lookup(self, key: bytes, value_bytes: int) -> bytes | None:
         """The value of `key`, or None; for a per-CPU map the values of all CPUs in a row."""
@@ -327,6 +378,17 @@ class BpfObject:
         if not address or size.value < len(value):
             raise self._library.fail(f"section {section} can't be set")
         ctypes.memmove(address, value, len(value))
+
+    def fits(self, existing: BpfMap) -> bool:
+        """Whether a map that exists is what the object would make."""
+        call, wanted, found = self._library.call, self._map(existing.name), existing.info()
+        shape = (found.type, found.key_bytes, found.value_bytes, found.max_entries)
+        return shape == (
+            call.bpf_map__type(wanted),
+            call.bpf_map__key_size(wanted),
+            call.bpf_map__value_size(wanted),
+            call.bpf_map__max_entries(wanted),
+        )
 
     def reuse(self, existing: BpfMap) -> None:
         """Loads with a map that exists instead of a new one."""

@@ -1,12 +1,4 @@
-"""Loads, attaches and pins the BPF programs, or takes over those that are pinned.
-
-Layout in bpffs, below `bpf.pin_path`::
-
-    v1-64/                  wire version and ring pages: what the maps look like
-        maps/flows ...      kept over restarts and over upgrades that don't change them
-        3f2a90c1/           first digits of the object's SHA-256: one set of programs
-            link_sendmsg4 ...
-            prog_sendmsg4 ...
+"""Loads, attaches and pins the BPF programs, or takes over those that are pinned (see `pins`).
 
 Two sets of programs can be attached to the same maps; `control.active` says which one counts, so
 one store replaces the old programs by the new.
@@ -17,10 +9,8 @@ import fcntl
 import hashlib
 import logging
 import os
-import secrets
-import shutil
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from picosnitch_exporter.errors import KernelError, RequirementError
@@ -29,15 +19,9 @@ from picosnitch_exporter.sensor import mounts, requirements
 from picosnitch_exporter.sensor.cgroups import cgroup1_hierarchy
 from picosnitch_exporter.sensor.control import SIZE as CONTROL_BYTES
 from picosnitch_exporter.sensor.control import Control
-from picosnitch_exporter.sensor.libbpf import (
-    BpfLink,
-    BpfMap,
-    BpfObject,
-    Library,
-    get_pinned,
-    pin,
-)
+from picosnitch_exporter.sensor.libbpf import BpfLink, BpfMap, BpfObject, Library
 from picosnitch_exporter.sensor.object_file import read_object
+from picosnitch_exporter.sensor.pins import RING, Pins, Rest, instance_of, remove
 from picosnitch_exporter.sensor.plan import MAPS, TRACEPOINT_PLAN, Hook, Target
 from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.sensor.ring import Ring
@@ -49,6 +33,7 @@ _log = logging.getLogger(__name__)
 PAGE_BYTES = 4096
 _CONSTANTS = struct.Struct("=III")
 """generation; cgroup1.controller and .hierarchy, as ebpf/maps.h defines them."""
+_PROGRAMS = tuple(hook.program for hook in TRACEPOINT_PLAN)
 _FLOW_IDLE_ROUNDS = 4
 """Of 15 s each, see drain.EXPIRE_SECONDS."""
 
@@ -59,7 +44,10 @@ class KernelSide:
 
     plan: str
     adopted: bool
-    was_idle: bool
+    generation: int
+    """What `control.active` is while these programs count."""
+    instance: int
+    """Of the ring."""
     maps: dict[str, BpfMap]
     links: dict[str, BpfLink]
     programs: dict[str, int]
@@ -68,6 +56,33 @@ class KernelSide:
     ring: Ring
     folder: Path | None
     """Where all of it is pinned; None where bpffs can't be had."""
+    rests: list[Rest] = field(default_factory=list)
+    """Rings of earlier layouts, to be read first."""
+    records_lost: int = 0
+    """That an earlier layout held and nobody can read any more."""
+    idle_seconds: float = 0.0
+    """In which nothing was counted at the most, since nobody had read for the linger time."""
+
+    def wake(self) -> bool:
+        """Has programs that don't count yet, or no more, count; false where some do.
+
+        What passed on a socket before is not counted then. To be called before `control.beat()`.
+        """
+        if self.control.active:
+            return False
+        self.idle_seconds += self.control.idle_seconds()
+        # Before they count, so that TCP's position is known for each socket; and once more for
+        # those that are opened meanwhile.
+        self.find_existing()
+        self.control.active = self.generation
+        self.control.raise_dirty()
+        self.find_existing()
+        return True
+
+    def find_existing(self) -> None:
+        """Finds the processes and sockets that there are."""
+        for name in ("find_processes", "find_sockets", "find_unseen"):
+            self.links[name].run_iterator()
 
 
 class Loader:
@@ -93,7 +108,9 @@ class Loader:
         self._library = Library()
         requirements.require_tracepoints(self._library)
         self._image, self._source = read_object()
-        self._build = hashlib.sha256(self._image).hexdigest()[:8]
+        # Programs on rings of two sizes are two sets, each with a generation of its own.
+        layout = f"{WIRE_VERSION}-{settings.ring_buffer_pages}".encode()
+        self._build = hashlib.sha256(self._image + layout).hexdigest()[:8]
         self._lock: int | None = None
 
     @property
@@ -108,12 +125,11 @@ class Loader:
     def start(self) -> KernelSide:
         """Takes over what is pinned, or loads and attaches anew."""
         root = self._open_root()
-        folder = root / f"v{WIRE_VERSION}-{self._settings.ring_buffer_pages}" if root else None
-        side = self._adopt(folder) if folder else None
-        if side is None:
-            side = self._load(folder)
-        if root and folder:
-            self._remove_others(root, folder)
+        if root is None:
+            return self._load(None)
+        pins = Pins(self._library, root, ring_pages=self._settings.ring_buffer_pages)
+        side = self._adopt(pins) or self._load(pins)
+        side.rests, side.records_lost = pins.retire_others(self._build, side.maps)
         return side
 
     def _open_root(self) -> Path | None:
@@ -146,89 +162,77 @@ class Loader:
             ) from error
         return root
 
-    def _adopt(self, folder: Path) -> KernelSide | None:
-        programs = folder / self._build
-        names = [hook.program for hook in TRACEPOINT_PLAN]
-        if not all((programs / f"link_{name}").exists() for name in names):
+    def _adopt(self, pins: Pins) -> KernelSide | None:
+        if not pins.has_programs(self._build, _PROGRAMS):
+            return None
+        maps = pins.maps()
+        if not maps:
             return None
         try:
-            maps = self._pinned_maps(folder)
-            links = {
-                name: BpfLink(
-                    self._library, name, get_pinned(self._library, programs / f"link_{name}")
-                )
-                for name in names
-            }
-            descriptors = {
-                name: get_pinned(self._library, programs / f"prog_{name}") for name in names
-            }
+            links = pins.links(self._build, _PROGRAMS)
+            programs = pins.programs(self._build, _PROGRAMS)
         except KernelError as error:
-            _log.warning(Event("pins_unusable", {"path": str(folder), "error": str(error)}))
+            _log.warning(Event("pins_unusable", {"path": str(pins.folder), "error": str(error)}))
             return None
-        control = Control(maps[".bss"].map_memory(CONTROL_BYTES))
-        if not control.instance:
-            return None
-        was_idle = not control.active
-        side = KernelSide(
-            plan="tracepoint",
-            adopted=True,
-            was_idle=was_idle,
-            maps=maps,
-            links=links,
-            programs=descriptors,
-            control=control,
-            ring=Ring(maps["records"].descriptor, self._ring_bytes),
-            folder=folder,
-        )
-        self._configure(control)
-        control.active = self._generation
-        if was_idle:
-            self._find_existing(links)
+        side = self._side(pins, maps, links, programs, adopted=True)
+        self._take_over(side)
         return side
 
     @property
     def _generation(self) -> int:
-        """Of this build's programs: never 0, and the same in every process that knows the build."""
+        """Of these programs: never 0, and the same in every process that knows the build."""
         return int(self._build, 16) | 1
 
-    def _load(self, folder: Path | None) -> KernelSide:
+    def _load(self, pins: Pins | None) -> KernelSide:
         with BpfObject(self._library, self._image, self._source) as bpf:
-            bpf.set_max_entries("records", self._ring_bytes)
+            bpf.set_max_entries(RING, self._ring_bytes)
             bpf.set_constant(".rodata", _CONSTANTS.pack(self._generation, *cgroup1_hierarchy()))
-            kept = self._reusable_maps(folder) if folder else {}
+            kept = self._reusable_maps(bpf, pins) if pins else {}
             for existing in kept.values():
                 bpf.reuse(existing)
             bpf.load()
             maps = {name: bpf.map(name) for name in MAPS}
-            control = Control(maps[".bss"].map_memory(CONTROL_BYTES))
-            if not control.instance:
-                control.instance = secrets.randbits(63) | 1
-            if folder and not kept:
-                self._pin_maps(folder, maps)
-            self._configure(control)
+            if pins and RING not in kept:
+                pins.keep_maps(maps)
+            if pins:
+                # Left over from a start that was killed: they would count beside the new ones.
+                pins.remove_programs(self._build)
             links = self._attach(bpf)
-            descriptors = {
-                hook.program: bpf.program_descriptor(hook.program) for hook in TRACEPOINT_PLAN
-            }
-        if folder:
-            self._pin_programs(folder / self._build, links, descriptors)
-        was_idle = bool(kept) and not control.active
-        # Sockets and processes that exist are found before the programs count, so that TCP's
-        # position is known for each socket, and once more afterwards for those opened meanwhile.
-        if not kept:
-            self._find_existing(links)
-        control.active = self._generation
-        self._find_existing(links)
+            programs = {name: bpf.program_descriptor(name) for name in _PROGRAMS}
+        if pins:
+            pins.keep_programs(self._build, links, programs)
+        side = self._side(pins, maps, links, programs, adopted=bool(kept))
+        self._take_over(side)
+        # For what was opened while the programs were loaded.
+        side.find_existing()
+        return side
+
+    def _take_over(self, side: KernelSide) -> None:
+        if not side.wake():
+            # The store that lets these programs count, and those of another build no more.
+            side.control.active = side.generation
+        self._configure(side.control)
+
+    def _side(
+        self,
+        pins: Pins | None,
+        maps: dict[str, BpfMap],
+        links: dict[str, BpfLink],
+        programs: dict[str, int],
+        *,
+        adopted: bool,
+    ) -> KernelSide:
         return KernelSide(
             plan="tracepoint",
-            adopted=bool(kept),
-            was_idle=was_idle,
+            adopted=adopted,
+            generation=self._generation,
+            instance=instance_of(maps[RING]),
             maps=maps,
             links=links,
-            programs=descriptors,
-            control=control,
-            ring=Ring(maps["records"].descriptor, self._ring_bytes),
-            folder=folder,
+            programs=programs,
+            control=Control(maps[".bss"].map_memory(CONTROL_BYTES)),
+            ring=Ring(maps[RING].descriptor, self._ring_bytes),
+            folder=pins.folder if pins else None,
         )
 
     def _configure(self, control: Control) -> None:
@@ -241,11 +245,6 @@ class Loader:
         )
         control.beat()
         control.raise_dirty()
-
-    def _find_existing(self, links: dict[str, BpfLink]) -> None:
-        links["find_processes"].run_iterator()
-        links["find_sockets"].run_iterator()
-        links["find_unseen"].run_iterator()
 
     def _attach(self, bpf: BpfObject) -> dict[str, BpfLink]:
         with contextlib.ExitStack() as stack:
@@ -267,60 +266,11 @@ class Loader:
                     if over:
                         os.close(over.descriptor)
 
-    def _pinned_maps(self, folder: Path) -> dict[str, BpfMap]:
-        return {
-            name: BpfMap(
-                self._library, name, get_pinned(self._library, folder / "maps" / name.strip("."))
-            )
-            for name in MAPS
-        }
-
-    def _reusable_maps(self, folder: Path) -> dict[str, BpfMap]:
-        if not (folder / "maps").exists():
-            return {}
-        try:
-            return self._pinned_maps(folder)
-        except KernelError as error:
-            _log.warning(Event("pins_unusable", {"path": str(folder), "error": str(error)}))
-            shutil.rmtree(folder)
-            return {}
-
-    def _pin_maps(self, folder: Path, maps: dict[str, BpfMap]) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-        (folder / "maps").mkdir(parents=True, mode=0o700)
-        for name, bpf_map in maps.items():
-            pin(self._library, bpf_map.descriptor, folder / "maps" / name.strip("."))
-
-    def _pin_programs(
-        self, folder: Path, links: dict[str, BpfLink], descriptors: dict[str, int]
-    ) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, mode=0o700)
-        for name, descriptor in descriptors.items():
-            pin(self._library, descriptor, folder / f"prog_{name}")
-        for name, link in links.items():
-            pin(self._library, link.descriptor, folder / f"link_{name}")
-
-    def _remove_others(self, root: Path, folder: Path) -> None:
-        """Removes the programs of other builds, and the maps of other layouts."""
-        for entry in sorted(folder.iterdir()):
-            if entry.name not in {"maps", self._build}:
-                shutil.rmtree(entry)
-                _log.info(Event("programs_replaced", {"old": entry.name, "new": self._build}))
-        for entry in sorted(root.iterdir()):
-            if entry != folder:
-                shutil.rmtree(entry)
-                _log.warning(
-                    Event(
-                        "pins_removed",
-                        {
-                            "path": str(entry),
-                            "meaning": "another layout; its unread records are lost",
-                        },
-                    )
-                )
+    def _reusable_maps(self, bpf: BpfObject, pins: Pins) -> dict[str, BpfMap]:
+        for found in (pins.maps(), pins.maps_of_another_ring()):
+            if found and all(bpf.fits(existing) for existing in found.values()):
+                return found
+        return {}
 
     def detach(self) -> bool:
         """Removes every pin, and with that the programs. True if there were any.
@@ -334,11 +284,5 @@ class Loader:
         if not root.exists():
             return False
         self._open_root()
-        remove_pins(root)
+        remove(root)
         return True
-
-
-def remove_pins(root: Path) -> None:
-    """Removes everything below and including `root` from bpffs."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(root)

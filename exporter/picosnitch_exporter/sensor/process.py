@@ -20,10 +20,11 @@ from picosnitch_exporter import privileges
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor.cgroups import Cgroups
-from picosnitch_exporter.sensor.drain import Drain, Subject, look_through
+from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, look_through, read_batches
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.fanotify import Fanotify
-from picosnitch_exporter.sensor.loader import KernelSide, Loader, remove_pins
+from picosnitch_exporter.sensor.loader import KernelSide, Loader
+from picosnitch_exporter.sensor.pins import Rest, remove
 from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.sensor.supervisor import Supervisor
 from picosnitch_exporter.settings import Settings
@@ -94,6 +95,9 @@ class Sensor:
             self.remove()
             raise
         self._drain = Drain(self._side, loader.library, position=self._side.ring.consumer_position)
+        self._rings = {self._side.instance: self._side.ring}
+        if self._side.records_lost:
+            self._lost["record", "other_layout"] += self._side.records_lost
         self._epoll = select.epoll()
         self.is_ready = False
         """Whether it has got so far that its pins are worth keeping."""
@@ -104,7 +108,7 @@ class Sensor:
     def remove(self) -> None:
         """Takes everything out of the kernel: links are closed when the process ends."""
         if self._side.folder:
-            remove_pins(self._settings.bpf.pin_path)
+            remove(self._settings.bpf.pin_path)
 
     def run(self) -> int:
         """Runs until a stop signal; returns its number.
@@ -121,7 +125,9 @@ class Sensor:
         self._say_hello()
         self._await_resume()
         self._hand_over(self._execs.running())
-        self._introduce_again()
+        self._introduce_again(self._drain.introductions())
+        for rest in self._side.rests:
+            self._read_rest(rest)
         privileges.keep_only(*_KEPT_CAPABILITIES)
         self._send(Ready())
         self.is_ready = True
@@ -142,12 +148,12 @@ class Sensor:
         self._send(
             Hello(
                 wire_version=WIRE_VERSION,
-                instance=side.control.instance,
+                instance=side.instance,
                 plan=side.plan,
                 hooks=tuple(side.links),
                 kernel_release=platform.release(),
                 adopted=side.adopted,
-                idle=side.was_idle,
+                idle=side.idle_seconds > 0,
             )
         )
 
@@ -165,20 +171,39 @@ class Sensor:
             frame, _descriptor = self._channel.receive()
             if not isinstance(frame, Resume):
                 raise WireError(f"a {type(frame).__name__} frame instead of Resume")
-            if frame.instance == self._side.control.instance:
+            if frame.instance == self._side.instance:
                 self._side.ring.release(frame.position)
                 self._drain.position = max(frame.position, self._drain.position)
             return
         raise PeerGoneError(f"the exporter process has not answered for {_RESUME_SECONDS:.0f} s")
 
-    def _introduce_again(self) -> None:
-        """Says who is who among those that only an earlier run was told of."""
-        told = self._side.links["introduce_again"].run_iterator()
+    def _introduce_again(self, told: bytes) -> None:
+        """Says who is who among those that only an earlier run, or nobody, was told of."""
         for data in join_processes(told, MAX_RECORD_BYTES):
             subjects, _cgroups = look_through(data)
             for subject in subjects:
                 self._introduce(subject)
             self._send(Introductions(data=data))
+
+    def _read_rest(self, rest: Rest) -> None:
+        """Hands over what the ring of an earlier layout still holds, and removes it.
+
+        Nothing of the new ring may come in between: whoever has taken something in from that one
+        knows no more how far it was with the old one.
+        """
+        self._rings[rest.instance] = rest.ring
+        end = rest.ring.consumer_position
+        for batch in read_batches(rest.ring, end):
+            self._send_batch(batch, rest.instance)
+            end = batch.end
+        deadline = time.monotonic() + _RESUME_SECONDS
+        while rest.ring.consumer_position < end:
+            if time.monotonic() >= deadline:
+                raise PeerGoneError("the exporter process takes nothing in")
+            self._side.control.beat()
+            self._await_stream(deadline)
+        remove(rest.folder)
+        _log.info(Event("old_ring_read", {"path": str(rest.folder)}))
 
     def _loop(self) -> int:
         next_drain = next_status = time.monotonic()
@@ -197,6 +222,7 @@ class Sensor:
                 next_drain = time.monotonic() + _BEHIND_SECONDS
                 continue
             if time.monotonic() >= next_drain:
+                self._wake()
                 is_behind = self._drain.collect()
                 pause = _BEHIND_SECONDS if is_behind else _DRAIN_SECONDS
                 next_drain = time.monotonic() + pause
@@ -215,29 +241,39 @@ class Sensor:
             self._taken_position = position
             self._supervisor.alive()
 
+    def _wake(self) -> None:
+        """Has the programs count again, where nobody has read for longer than they linger."""
+        if self._side.wake():
+            _log.warning(
+                Event(
+                    "kernel_was_idle",
+                    {
+                        "seconds": round(self._side.idle_seconds, 1),
+                        "meaning": "this process was stopped for longer than bpf.linger_seconds",
+                    },
+                )
+            )
+
     def _is_congested(self) -> bool:
         return len(self._queue) >= _MAX_QUEUED_FRAMES
 
     def _pump(self) -> None:
         """Hands over what the ring holds, each executable before the records that name it."""
+        self._introduce_again(self._drain.late_introductions())
         for batch in self._drain.batches():
-            # Whatever the batch speaks of was executed before: its event is in the queue by now.
-            self._hand_over(self._execs.read_events())
-            for cgroup in batch.cgroups:
-                self._cgroups.made(cgroup.hierarchy, cgroup.cgroup_id, cgroup.path)
-            for subject in batch.subjects:
-                self._introduce(subject)
-            self._send(
-                Records(
-                    instance=self._side.control.instance,
-                    start=batch.start,
-                    end=batch.end,
-                    data=batch.data,
-                )
-            )
+            self._send_batch(batch, self._side.instance)
             if self._is_congested():
                 break
         self._hand_over(self._execs.read_events())
+
+    def _send_batch(self, batch: Batch, instance: int) -> None:
+        # Whatever the batch speaks of was executed before: its event is in the queue by now.
+        self._hand_over(self._execs.read_events())
+        for cgroup in batch.cgroups:
+            self._cgroups.made(cgroup.hierarchy, cgroup.cgroup_id, cgroup.path)
+        for subject in batch.subjects:
+            self._introduce(subject)
+        self._send(Records(instance=instance, start=batch.start, end=batch.end, data=batch.data))
 
     def _introduce(self, subject: Subject) -> None:
         opened = self._execs.find(
@@ -286,8 +322,9 @@ class Sensor:
                 return
             if not isinstance(frame, Acknowledge):
                 raise WireError(f"a {type(frame).__name__} frame after the start")
-            if frame.instance == self._side.control.instance:
-                self._side.ring.release(frame.position)
+            for instance, ring in self._rings.items():
+                if frame.instance == instance:
+                    ring.release(frame.position)
 
     def _send_status(self) -> None:
         statm = (self._procfs.root / "self/statm").read_text("ascii").split()
@@ -299,6 +336,7 @@ class Sensor:
                 drain_seconds=self._drain.take_durations(),
                 sensor_lost=tuple((*key, count) for key, count in sorted(self._lost.items())),
                 open_descriptors=self._procfs.open_descriptors(),
+                idle_seconds=self._side.idle_seconds,
                 resident_bytes=int(statm[1]) * _PAGE_BYTES,
                 cpu_seconds=time.process_time(),
             )

@@ -115,6 +115,10 @@ class Procfs:
             return []
         return parse_mountinfo(text)
 
+    def boot_id(self) -> str:
+        """Different after each boot of the machine."""
+        return (self.root / "sys/kernel/random/boot_id").read_text("ascii").strip()
+
     def cgroup1_hierarchies(self) -> dict[str, int]:
         """Numbers of the v1 hierarchies by controller; 0 where it is not in one."""
         found: dict[str, int] = {}

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+JOURNAL_FOLDER = "journal"
+"""In the storage path."""
 _TICK_SECONDS = 0.25
 _FRAMES_A_TURN = 64
 _STALE_SECONDS = 60.0
@@ -117,7 +119,7 @@ class ExporterProcess:
             keep_rows=settings.log.sqlite.enabled,
             stale_after_seconds=settings.metrics.stale_after_seconds,
         )
-        self._journal = Journal(storage / "journal")
+        self._journal = Journal(storage / JOURNAL_FOLDER)
         self._store = Store(
             health=self._health,
             max_executables=settings.metrics.max_executables,

@@ -56,6 +56,7 @@ def report_status(health: Health, status: KernelStatus) -> None:
         health.set_counter(catalog.UNATTRIBUTED_BYTES, (direction,), lost_bytes)
     for stage, reason, count in status.sensor_lost:
         health.set_counter(catalog.EVENTS_LOST, (stage, reason), count)
+    health.set_counter(catalog.KERNEL_GAP_SECONDS, (), status.idle_seconds)
     for use in status.maps:
         health.set(catalog.KERNEL_MAP_ENTRIES, (use.name,), use.entries)
         if use.capacity:

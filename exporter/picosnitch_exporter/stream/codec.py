@@ -110,6 +110,7 @@ def _encode_status(frame: KernelStatus) -> bytes:
             [(use.name, use.runs, use.run_time_ns) for use in frame.programs],
             frame.drain_seconds,
             frame.sensor_lost,
+            frame.idle_seconds,
             frame.open_descriptors,
             frame.resident_bytes,
             frame.cpu_seconds,
@@ -226,7 +227,8 @@ def _decode_hello(body: bytes) -> Hello:
 
 
 def _decode_status(body: bytes) -> KernelStatus:
-    counters, maps, programs, drain_seconds, lost, descriptors, resident, cpu = _from_json(body)
+    values = _from_json(body)
+    counters, maps, programs, drain_seconds, lost, idle, descriptors, resident, cpu = values
     return KernelStatus(
         counters=_counters(counters),
         maps=tuple(
@@ -239,6 +241,7 @@ def _decode_status(body: bytes) -> KernelStatus:
         ),
         drain_seconds=tuple(float(value) for value in drain_seconds),
         sensor_lost=tuple((str(stage), str(reason), int(count)) for stage, reason, count in lost),
+        idle_seconds=float(idle),
         open_descriptors=int(descriptors),
         resident_bytes=int(resident),
         cpu_seconds=float(cpu),

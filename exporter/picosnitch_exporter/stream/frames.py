@@ -105,6 +105,8 @@ class KernelStatus:
     """One for each drain since the previous status."""
     sensor_lost: tuple[tuple[str, str, int], ...]
     """(stage, reason, count) of what the sensor itself could not do, monotonic."""
+    idle_seconds: float
+    """In which nothing was counted, as nobody had read for the linger time; monotonic."""
     open_descriptors: int
     resident_bytes: int
     cpu_seconds: float

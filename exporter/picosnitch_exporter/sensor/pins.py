@@ -1,0 +1,219 @@
+"""What is pinned below `bpf.pin_path`, by layout: maps, and programs on them.
+
+    v1-64/                  wire version and ring pages: what the maps look like
+        maps/flows ...      kept over restarts, and over upgrades that don't change them
+        3f2a90c1/           one set of programs
+            link_sendmsg4 ...
+            prog_sendmsg4 ...
+
+With another ring size all maps but the ring are the same ones, pinned in two folders until what the
+old ring holds is read. Source: kernel/bpf/inode.c (no dots in names; rename is allowed).
+"""
+
+import contextlib
+import hashlib
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from picosnitch_exporter.errors import KernelError
+from picosnitch_exporter.logging_format import Event
+from picosnitch_exporter.sensor.libbpf import BpfLink, BpfMap, Library, get_pinned, pin
+from picosnitch_exporter.sensor.plan import MAPS
+from picosnitch_exporter.sensor.procfs import Procfs
+from picosnitch_exporter.sensor.ring import Ring
+from picosnitch_exporter.wire import WIRE_VERSION, split_ring
+
+_log = logging.getLogger(__name__)
+
+RING = "records"
+_FALLBACK_KEY_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """The ring of a layout that is gone, with records that this version can read."""
+
+    instance: int
+    ring: Ring
+    folder: Path
+
+
+class Pins:
+    """The folder of one layout."""
+
+    def __init__(self, library: Library, root: Path, *, ring_pages: int) -> None:
+        self._library = library
+        self._root = root
+        self.folder = root / f"v{WIRE_VERSION}-{ring_pages}"
+
+    def maps(self) -> dict[str, BpfMap]:
+        """The maps of this layout; none where they are missing or can't be used."""
+        return self._maps(self.folder, MAPS)
+
+    def maps_of_another_ring(self) -> dict[str, BpfMap]:
+        """The maps of a layout that differs in its ring only, without that."""
+        shared = tuple(name for name in MAPS if name != RING)
+        for folder in self._others():
+            maps = self._maps(folder, shared) if _is_readable(folder) else {}
+            if maps:
+                return maps
+        return {}
+
+    def has_programs(self, build: str, names: tuple[str, ...]) -> bool:
+        """Whether a whole set of programs is pinned."""
+        return all((self.folder / build / f"link_{name}").exists() for name in names)
+
+    def links(self, build: str, names: tuple[str, ...]) -> dict[str, BpfLink]:
+        """The links of a set of programs.
+
+        Raises
+        ------
+        KernelError
+            if one is missing.
+        """
+        library = self._library
+        return {name: BpfLink(library, name, self._get(build, "link", name)) for name in names}
+
+    def programs(self, build: str, names: tuple[str, ...]) -> dict[str, int]:
+        """The descriptors of a set of programs.
+
+        Raises
+        ------
+        KernelError
+            if one is missing.
+        """
+        return {name: self._get(build, "prog", name) for name in names}
+
+    def keep_maps(self, maps: dict[str, BpfMap]) -> None:
+        """Pins maps, all of them or none."""
+        unfinished = self.folder.with_name(f"{self.folder.name}-unfinished")
+        remove(unfinished)
+        (unfinished / "maps").mkdir(parents=True, mode=0o700)
+        for name, bpf_map in maps.items():
+            pin(self._library, bpf_map.descriptor, unfinished / "maps" / name.strip("."))
+        if self.folder.exists():
+            unfit = self.folder.with_name(f"{self.folder.name}-unfit")
+            remove(unfit)
+            self.folder.rename(unfit)
+        unfinished.rename(self.folder)
+
+    def keep_programs(
+        self, build: str, links: dict[str, BpfLink], descriptors: dict[str, int]
+    ) -> None:
+        """Pins a set of programs."""
+        folder = self.folder / build
+        remove(folder)
+        folder.mkdir(parents=True, mode=0o700)
+        for name, descriptor in descriptors.items():
+            pin(self._library, descriptor, folder / f"prog_{name}")
+        for name, link in links.items():
+            pin(self._library, link.descriptor, folder / f"link_{name}")
+
+    def remove_programs(self, build: str) -> None:
+        """Ends one set of programs."""
+        remove(self.folder / build)
+
+    def retire_others(self, build: str, current: dict[str, BpfMap]) -> tuple[list[Rest], int]:
+        """Ends the programs of other builds and layouts; their rings, and how much is lost.
+
+        What is lost are the records, and connections that have ended, in layouts that this version
+        can't read.
+        """
+        for entry in sorted(self.folder.iterdir()):
+            if entry.name not in {"maps", build}:
+                remove(entry)
+                _log.info(Event("programs_replaced", {"old": entry.name, "new": build}))
+        rests: list[Rest] = []
+        lost = 0
+        for folder in self._others():
+            for entry in folder.iterdir():
+                if entry.name != "maps":
+                    remove(entry)
+            # Programs of it that run on another CPU at this moment end within microseconds; the
+            # ring is read much later.
+            lost += self._unread_fallback(folder, current)
+            ring = self._ring_of(folder)
+            if ring is not None and _is_readable(folder):
+                for entry in (folder / "maps").iterdir():
+                    if entry.name != RING:
+                        entry.unlink()
+                rests.append(ring)
+                continue
+            if ring is not None:
+                lost += _count_records(ring.ring)
+            remove(folder)
+            _log.warning(
+                Event(
+                    "pins_removed",
+                    {
+                        "path": str(folder),
+                        "records_lost": lost,
+                        "meaning": "another layout, which this version can't read; what was "
+                        "counted since its last drain is lost as well",
+                    },
+                )
+            )
+        return rests, lost
+
+    def _others(self) -> Iterator[Path]:
+        for entry in sorted(self._root.iterdir()):
+            if entry != self.folder:
+                yield entry
+
+    def _maps(self, folder: Path, names: tuple[str, ...]) -> dict[str, BpfMap]:
+        if not (folder / "maps").exists():
+            return {}
+        try:
+            return {name: self._map(folder, name) for name in names}
+        except KernelError as error:
+            _log.warning(Event("pins_unusable", {"path": str(folder), "error": str(error)}))
+            return {}
+
+    def _map(self, folder: Path, name: str) -> BpfMap:
+        descriptor = get_pinned(self._library, folder / "maps" / name.strip("."))
+        return BpfMap(self._library, name, descriptor)
+
+    def _get(self, build: str, kind: str, name: str) -> int:
+        return get_pinned(self._library, self.folder / build / f"{kind}_{name}")
+
+    def _ring_of(self, folder: Path) -> Rest | None:
+        try:
+            records = self._map(folder, RING)
+        except KernelError:
+            return None
+        ring = Ring(records.descriptor, records.info().max_entries)
+        return Rest(instance=instance_of(records), ring=ring, folder=folder)
+
+    def _unread_fallback(self, folder: Path, current: dict[str, BpfMap]) -> int:
+        try:
+            fallback = self._map(folder, "fallback")
+        except KernelError:
+            return 0
+        if fallback.info().number == current["fallback"].info().number:
+            return 0
+        return sum(1 for _key in fallback.keys(_FALLBACK_KEY_BYTES))
+
+
+def instance_of(ring: BpfMap) -> int:
+    """A number for a ring, within which positions mean something: of this map, in this boot."""
+    name = f"{Procfs().boot_id()} {ring.info().number}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1 | 1
+
+
+def remove(folder: Path) -> None:
+    """Removes everything below and including `folder` from bpffs."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _is_readable(folder: Path) -> bool:
+    return re.fullmatch(rf"v{WIRE_VERSION}-\d+", folder.name) is not None
+
+
+def _count_records(ring: Ring) -> int:
+    data = ring.read(ring.consumer_position, ring.size)
+    return sum(1 for _record in split_ring(data))
