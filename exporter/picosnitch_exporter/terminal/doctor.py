@@ -1,5 +1,6 @@
 """`picosnitch-exporter doctor`: one line for each requirement, and what mends it."""
 
+import importlib.util
 import json
 import os
 import stat
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 from picosnitch_exporter import privileges
+from picosnitch_exporter.config import otel
 from picosnitch_exporter.errors import PicosnitchError
 from picosnitch_exporter.outputs import listen
 from picosnitch_exporter.sensor import requirements
@@ -56,6 +58,7 @@ def _paths(settings: Settings) -> tuple[Finding, ...]:
         "storage": _storage,
         "web": _web,
         "pins": _pins,
+        "otlp": _otlp,
     }
     findings = []
     for name, look in looks.items():
@@ -126,3 +129,27 @@ def _pins(settings: Settings) -> Finding:
         state=State.OK,
         found=f"programs of an earlier or running exporter at {pins} count",
     )
+
+
+def _otlp(settings: Settings) -> Finding:
+    plan = otel.plan(settings.otlp, os.environ)
+    targets = () if plan is None else (plan.metrics, plan.logs)
+    present = [target for target in targets if target is not None]
+    for target in present:
+        extra, package = ("otlp-grpc", "grpc") if target.is_grpc else ("otlp", "http")
+        if not _is_installed(f"opentelemetry.exporter.otlp.proto.{package}"):
+            return Finding(
+                name="otlp",
+                state=State.FAILED,
+                found=f"there is a place to send to, but no opentelemetry exporter for {package}",
+                remedy=f"pip install 'picosnitch-exporter[{extra}]'",
+            )
+    urls = ", ".join(dict.fromkeys(target.url for target in present))
+    return Finding(name="otlp", state=State.OK, found=f"goes to {urls}" if urls else "off")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # one of the packages that it would be in is not there
+        return False
