@@ -237,6 +237,17 @@ def test_files_come_from_settings_or_variables_when_either_names_them(tmp_path: 
     assert (target.client_certificate, target.client_key) == (tmp_path / "cert", tmp_path / "key")
 
 
+def test_files_are_named_once_when_both_signals_use_them(tmp_path: Path) -> None:
+    for name in ("ca", "cert"):
+        (tmp_path / name).touch()
+    otlp = replace(
+        HERE, logs=True, certificate=tmp_path / "ca", client_certificate=tmp_path / "cert"
+    )
+
+    assert made(otlp).files == (tmp_path / "ca", tmp_path / "cert")
+    assert made().files == ()
+
+
 def test_headers_are_read_when_a_file_has_a_line_for_each(tmp_path: Path) -> None:
     (tmp_path / "headers").write_text("Authorization=Bearer abc=\n\nx-scope=a%2Cb\n")
     (tmp_path / "headers").chmod(0o600)

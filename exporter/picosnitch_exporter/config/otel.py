@@ -48,6 +48,17 @@ class OtlpPlan:
     interval_seconds: float
     is_delta: bool
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What has to stay readable: HTTP reads them again for each connection."""
+        paths = (
+            path
+            for target in (self.metrics, self.logs)
+            if target is not None
+            for path in (target.certificate, target.client_certificate, target.client_key)
+        )
+        return tuple(dict.fromkeys(path for path in paths if path is not None))
+
 
 def plan(otlp: OtlpSettings, environment: Mapping[str, str]) -> OtlpPlan | None:
     """What to send, None for nothing.
