@@ -487,7 +487,7 @@ def test_key_is_in_no_message_when_requests_fail(
 
 
 class Table:
-    """What several hosts share."""
+    """What several hosts share, without a server (see test_shared_verdicts)."""
 
     def __init__(self) -> None:
         self.verdicts: dict[str, VirusTotalResult] = {}

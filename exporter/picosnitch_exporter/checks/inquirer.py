@@ -49,7 +49,7 @@ class SharedVerdicts(Protocol):
     """Verdicts that several hosts share. May block, and raise PicosnitchError."""
 
     def find(self, sha256: Sha256) -> VirusTotalResult | None:
-        """What some host was told, if it is not too old."""
+        """What some host was told last."""
 
     def claim(self, sha256: Sha256) -> bool:
         """Whether this host is the one to ask; another one's claim ends after some minutes."""
@@ -294,11 +294,15 @@ class Inquirer:
             return False
         try:
             result = self._shared.find(question.sha256)
-            if result is not None:
+            is_fresh = result is not None and not self._known.is_old(
+                result, now_seconds=self._clock()
+            )
+            if result is not None and is_fresh and result.verdict is not Verdict.PENDING:
                 self._answer(question, result, is_ours=False)
                 self._close(question)
                 return True
-            if not self._shared.claim(question.sha256):
+            # Uploaded and not analysed yet, or being asked.
+            if is_fresh or not self._shared.claim(question.sha256):
                 self._later(question, CLAIMED_SECONDS)
                 return True
         except PicosnitchError as error:

@@ -126,8 +126,10 @@ class Known:
     def is_due(self, sha256: Sha256, *, now_seconds: float) -> bool:
         """Whether to ask, at this Unix time."""
         result = self._verdicts.get(sha256)
-        if result is None:
-            return True
+        return result is None or self.is_old(result, now_seconds=now_seconds)
+
+    def is_old(self, result: VirusTotalResult, *, now_seconds: float) -> bool:
+        """Whether it is time to ask again, at this Unix time."""
         # A clock that was set back must not silence questions until it has caught up.
         age_seconds = abs(now_seconds - result.checked_seconds)
         match result.verdict:

@@ -23,7 +23,7 @@ from picosnitch_exporter.state.store import Store
 
 if TYPE_CHECKING:
     from picosnitch_exporter.checks.held_files import HeldFiles
-    from picosnitch_exporter.checks.inquirer import Inquirer
+    from picosnitch_exporter.checks.inquirer import Inquirer, SharedVerdicts
     from picosnitch_exporter.checks.webhook import Webhook
 
 SCAN_SECONDS: Final = 60.0
@@ -144,7 +144,15 @@ class Checks:
             health=self._health,
             failed=self._failed,
             abort=client.abort,
+            shared=self._shared_verdicts(settings),
         )
+
+    def _shared_verdicts(self, settings: Settings) -> "SharedVerdicts | None":
+        if settings.log.server is None:
+            return None
+        from picosnitch_exporter.log.shared import ServerVerdicts
+
+        return ServerVerdicts(settings.log.server)
 
     def _make_channels(
         self, wanted: NotificationSettings, desktop: socket.socket | None
