@@ -378,6 +378,11 @@ PROCESS_CPU_SECONDS = _own(
 PROCESS_OPEN_FDS = _own(
     "process_open_fds", "Open file descriptors of the exporter's processes.", labels=("process",)
 )
+CONFINED = _own(
+    "confined",
+    "1 where the process is confined by that mechanism, 0 where the system can't.",
+    labels=("process", "mechanism"),
+)
 
 METRICS = tuple(value for value in tuple(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of this file."""

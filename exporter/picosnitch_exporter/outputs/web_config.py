@@ -119,6 +119,19 @@ def check_web_config(path: Path) -> None:
     _load(path, {})
 
 
+def files_in_use(path: Path) -> tuple[Path, ...]:
+    """The file and those that it names, which `WebConfig` reads again when they change.
+
+    Raises
+    ------
+    ConfigurationError
+        if `run` would refuse the file.
+    """
+    signatures: dict[Path, _Signature] = {}
+    _load(path, signatures)
+    return tuple(signatures)
+
+
 def _load(path: Path, signatures: dict[Path, _Signature]) -> WebRules:
     """Read the file; `signatures` gets what was found on the disk before each file was read."""
     signatures[path] = _signature(path)

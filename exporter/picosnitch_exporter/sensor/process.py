@@ -16,7 +16,7 @@ from collections import Counter as Tally
 from collections import deque
 from dataclasses import dataclass
 
-from picosnitch_exporter import privileges
+from picosnitch_exporter import confinement, privileges
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor.cgroups import Cgroups
@@ -129,6 +129,7 @@ class Sensor:
         for rest in self._side.rests:
             self._read_rest(rest)
         privileges.keep_only(*_KEPT_CAPABILITIES)
+        _confine()
         self._send(Ready())
         self.is_ready = True
         self._supervisor.ready()
@@ -381,3 +382,11 @@ class Sensor:
         except PeerGoneError:
             return
         _log.error(Event("exporter_slow", {"meaning": "not committed in time; the ring keeps it"}))
+
+
+def _confine() -> None:
+    """Leaves nothing but reading; said in the log where the system can't."""
+    try:
+        confinement.refuse_calls(confinement.SENSOR)
+    except confinement.UnconfinedError as error:
+        _log.warning(Event("unconfined", {"mechanism": "seccomp", "reason": str(error)}))

@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from picosnitch_exporter.log.writer import LogWriter
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit
 from picosnitch_exporter.outputs.http import WebServer
+from picosnitch_exporter.service import confines
 from picosnitch_exporter.service.checking import Checks, unjudged
 from picosnitch_exporter.service.containers import Workloads
 from picosnitch_exporter.service.intake import Intake
@@ -90,7 +92,10 @@ def run(
     PicosnitchError
         if it can't start, the sensor is gone, or a part of it has failed.
     """
-    return ExporterProcess(settings, end, listening, desktop).run()
+    confined = confines.apply(settings, os.environ)
+    exporter = ExporterProcess(settings, end, listening, desktop)
+    exporter.note_confined(confined)
+    return exporter.run()
 
 
 class ExporterProcess:
@@ -185,6 +190,11 @@ class ExporterProcess:
         self._next_stale = 0.0
         self._is_stopping = False
         self._is_greeted = False
+        self._confined: Mapping[str, bool] = {}
+
+    def note_confined(self, confined: Mapping[str, bool]) -> None:
+        """What confines this process, by mechanism, for the metric."""
+        self._confined = confined
 
     def run(self) -> int:
         """Until the sensor says stop; 0, or an exception."""
@@ -361,6 +371,7 @@ class ExporterProcess:
         if now >= self._next_stale:
             self._store.drop_stale(now)
             report_own(self._health)
+            confines.report(self._health, self._confined)
             self._next_stale = now + _STALE_SECONDS
         self._checks.tick()
         self._forget_durable()
