@@ -1,4 +1,3 @@
-# ruff: noqa: INP001  (a folder of programs, not a package)
 """The log: rows a second, bytes a row, memory while writing, and query times.
 
 ::

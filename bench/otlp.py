@@ -1,4 +1,3 @@
-# ruff: noqa: INP001  (a folder of programs, not a package)
 """An export by OTLP: time, processor time, memory, and how long the main thread waits for it.
 
 ::
@@ -40,7 +39,7 @@ def main() -> None:
         return
     from tests.otlp_receivers import grpc_receiver, http_receiver
 
-    print("protocol         points  batches  seconds  processor  longest wait  peak RSS  grown by")  # noqa: T201
+    print("protocol         points  batches  seconds  processor  longest wait  peak RSS  grown by")
     with http_receiver() as http, grpc_receiver() as grpc:
         for protocol, receiver in zip(PROTOCOLS, (http, grpc), strict=True):
             for number in points:
@@ -98,7 +97,7 @@ def measure(points: int, *, url: str, protocol: str) -> None:
         longest = max(longest, time.perf_counter() - began - TICK_SECONDS)
     sender.close()
     best, processor = min(seconds)
-    print(  # noqa: T201
+    print(
         f"{protocol:14} {points:8,} {batches:8} {best:8.3f} {processor:10.3f}"
         f" {longest * 1000:10.1f} ms {peak_bytes() / 1e6:6.1f} MB"
         f" {(peak_bytes() - before_bytes) / 1e6:6.1f} MB",

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001  (a folder of programs, not a package)
 """Time and size of a scrape, against prometheus_client's own way of rendering the same samples.
 
 ::
@@ -135,9 +134,9 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
-        print(line)  # noqa: T201  (what it is for)
+        print(line)
     for series in [int(text) for text in sys.argv[1:]] or DEFAULT_SERIES:
-        print(measure(series), flush=True)  # noqa: T201
+        print(measure(series), flush=True)
 
 
 if __name__ == "__main__":
