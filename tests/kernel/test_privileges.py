@@ -20,6 +20,14 @@ STARTS_WITH = (
 KEEPS = {2, 5, 19}
 """CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_PTRACE in include/uapi/linux/capability.h."""
 
+# Below a cgroup of its own, as in a container's namespace; the shell's arguments follow.
+SHOW_A_PART = """
+part=$(findmnt -n -o TARGET -t cgroup2 | head -n 1)/picosnitch-test-part
+mkdir -p "$part"
+mount --bind "$part" "${part%/*}"
+exec "$0" "$@"
+"""
+
 
 def confined() -> tuple[str, ...]:
     """A command that starts with the documented capabilities and can't gain any."""
@@ -195,3 +203,27 @@ def test_watchdog_is_not_told_when_the_exporter_process_hangs(
                 os.kill(hung, signal.SIGCONT)
             systemd.settimeout(20)
             assert systemd.recv(256) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "message"),
+    [
+        (("--pid", "--fork", "--mount-proc"), "--pid=host"),
+        (("--cgroup", "--mount", "sh", "-ec", SHOW_A_PART), "only a part of the cgroup hierarchy"),
+    ],
+)
+def test_start_is_refused_when_a_container_hides_the_host(
+    privileges: None,  # noqa: ARG001 - as root
+    namespace: tuple[str, ...],
+    message: str,
+) -> None:
+    done = subprocess.run(
+        ["unshare", *namespace, sys.executable, "-m", "picosnitch_exporter", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for part in Path("/sys/fs/cgroup").glob("**/picosnitch-test-part"):
+        part.rmdir()
+    assert done.returncode == 1
+    assert message in done.stdout

@@ -104,6 +104,7 @@ class Loader:
                 f"bpf.plan: {settings.plan} is not built yet, only tracepoint is: set it to auto"
             )
         requirements.require_capabilities()
+        requirements.require_host_processes()
         requirements.require_btf()
         self._library = Library()
         requirements.require_tracepoints(self._library)

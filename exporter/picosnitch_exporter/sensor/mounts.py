@@ -1,5 +1,6 @@
 """Where bpffs and the cgroup hierarchy are mounted."""
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from picosnitch_exporter.errors import RequirementError
 from picosnitch_exporter.sensor.procfs import Procfs
 
 _BPFFS = Path("/sys/fs/bpf")
+_ROOT_INODE = 1
+"""Of the root cgroup: kernfs_create_root() in fs/kernfs/dir.c makes it first."""
 
 
 def ensure_bpffs(path: Path) -> None:
@@ -36,16 +39,25 @@ def ensure_bpffs(path: Path) -> None:
 def cgroup2_root(procfs: Procfs | None = None) -> Path:
     """The root of the unified hierarchy, on hybrid systems too.
 
+    A container may show its own part of the hierarchy, and the host's beside it or on top of it.
+
     Raises
     ------
     RequirementError
-        if it is not mounted.
+        if it is not mounted, or only a part of it is to be seen: programs that are attached to that
+        would count nothing else.
     """
-    mounts = [m for m in (procfs or Procfs()).mounts() if m.filesystem == "cgroup2"]
-    roots = [m for m in mounts if m.root == "/"] or mounts
-    if not roots:
+    points = [m.mount_point for m in (procfs or Procfs()).mounts() if m.filesystem == "cgroup2"]
+    if not points:
         raise RequirementError(
             "no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified "
             "(in a container: share the host's /sys/fs/cgroup)"
         )
-    return Path(roots[0].mount_point)
+    for point in points:
+        with contextlib.suppress(OSError):
+            if Path(point).stat().st_ino == _ROOT_INODE:
+                return Path(point)
+    raise RequirementError(
+        f"only a part of the cgroup hierarchy is to be seen at {', '.join(points)}: share the "
+        "host's /sys/fs/cgroup (docker run -v /sys/fs/cgroup:/sys/fs/cgroup:ro, in a pod a hostPath)"
+    )

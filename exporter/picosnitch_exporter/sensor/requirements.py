@@ -29,6 +29,9 @@ _CAPABILITIES = {
 """What it starts with. BPF takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or CAP_SYS_ADMIN in place
 of all three (bpf_token_capable() in kernel/bpf/token.c); fanotify's marks take that in any case."""
 
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO in include/linux/proc_ns.h."""
+
 
 class State(StrEnum):
     """Whether a requirement is met."""
@@ -91,6 +94,23 @@ def require_capabilities() -> Finding:
             "lists capabilities (docs/install.md)"
         )
     return Finding(name="capabilities", state=State.OK, found="all that are needed")
+
+
+def require_host_processes() -> Finding:
+    """The host's process numbers, which the kernel side speaks of.
+
+    Raises
+    ------
+    RequirementError
+        in a PID namespace of its own.
+    """
+    own = Path("/proc/self/ns/pid").stat().st_ino
+    if own != _FIRST_PID_NAMESPACE:
+        raise RequirementError(
+            "it runs in a PID namespace of its own, where processes have other numbers: "
+            "share the host's (docker run --pid=host, in a pod hostPID: true)"
+        )
+    return Finding(name="processes", state=State.OK, found="those of the host")
 
 
 def require_btf() -> Finding:
@@ -158,6 +178,7 @@ def _statistics() -> Finding:
 _CHECKS: dict[str, Callable[[], Finding]] = {
     "kernel": _kernel,
     "capabilities": require_capabilities,
+    "processes": require_host_processes,
     "btf": require_btf,
     "tracepoints": _tracepoints,
     "hooks": _hooks,
