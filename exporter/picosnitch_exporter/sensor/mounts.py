@@ -59,5 +59,5 @@ def cgroup2_root(procfs: Procfs | None = None) -> Path:
                 return Path(point)
     raise RequirementError(
         f"only a part of the cgroup hierarchy is to be seen at {', '.join(points)}: share the "
-        "host's /sys/fs/cgroup (docker run -v /sys/fs/cgroup:/sys/fs/cgroup:ro, in a pod a hostPath)"
+        "host's /sys/fs/cgroup (docker run -v /sys/fs/cgroup:/sys/fs/cgroup:ro, a pod: hostPath)"
     )
