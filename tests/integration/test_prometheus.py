@@ -145,7 +145,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             made.talk(made.client)
             made.fail(made.client, count=400)
             expr = f'picosnitch_connections_total{{sha256="{made.client.sha256}"}}'
-            await_true(lambda: server.value(expr) >= count, expr, seconds=30)  # noqa: B023
+            if not poll(lambda: server.value(expr) >= count, seconds=60):  # noqa: B023
+                pytest.fail(f"{expr} is not {count}\n{exporter.said()}")
         yield made
 
 
@@ -329,6 +330,9 @@ def test_restart_of_the_exporter_causes_no_alert(stack: Stack) -> None:
         for seconds, alert in stack.webhook.received
         if seconds > restarted and alert["labels"].get("sha256", "") in {"", *known}
     }
+    # Others may keep this machine so busy that something is really lost.
+    if stack.exporter.scrape().losses():
+        told -= {("PicosnitchRecordsLost", None), ("PicosnitchUnattributedBytes", None)}
     assert told == set()
     # What fired goes on as it was: same alert, same beginning.
     assert firing <= active(stack)
