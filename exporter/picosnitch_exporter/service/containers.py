@@ -119,9 +119,17 @@ def has_labels(
         return settings.enabled
     return (
         kubernetes.is_in_pod(environment)
-        or any(path.is_dir() for path in runtimes)
+        or any(_is_there(path) for path in runtimes)
         or any(containers_of(path) for path in _cgroups(cgroup_mount))
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a folder; also where it lies in one that is closed to this process."""
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return True
 
 
 def _cgroups(mount: Path) -> Iterator[bytes]:
