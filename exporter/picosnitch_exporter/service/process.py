@@ -356,6 +356,7 @@ class ExporterProcess:
         )
 
     def _announce(self) -> None:
+        confines.report(self._health, self._confined)  # the sensor has by now
         path = self._settings.web.telemetry_path
         for host, port in self._web.addresses:
             shown = f"[{host}]" if ":" in host else host
@@ -371,7 +372,6 @@ class ExporterProcess:
         if now >= self._next_stale:
             self._store.drop_stale(now)
             report_own(self._health)
-            confines.report(self._health, self._confined)
             self._next_stale = now + _STALE_SECONDS
         self._checks.tick()
         self._forget_durable()
