@@ -11,6 +11,7 @@ from picosnitch_exporter import catalog
 from picosnitch_exporter.model import (
     HOST,
     OTHER,
+    UNHASHED,
     CounterTotal,
     Direction,
     Executable,
@@ -392,8 +393,13 @@ def test_verdict_is_pending_when_nobody_has_answered_yet() -> None:
     target.restore_verdicts([KnownVerdict(sha256=executable(2).sha256, exe="", result=clean)])
     see(target, 1)
     see(target, 2)
+    unhashed, nobody = (
+        Executable(sha256=UNHASHED, exe="/bin/x"),
+        Executable(sha256=UNHASHED, exe=""),
+    )
+    target.see(unhashed, HOST, name="x", parent=nobody, size_bytes=0, time_seconds=NOW)
     verdicts = [fact.virustotal.verdict for fact in target.snapshot(NOW).executables]
-    assert verdicts == [Verdict.PENDING, Verdict.CLEAN]
+    assert verdicts == [Verdict.PENDING, Verdict.CLEAN, Verdict.UNKNOWN]
 
 
 def test_oldest_verdict_goes_when_there_are_too_many() -> None:

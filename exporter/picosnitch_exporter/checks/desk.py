@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 
 from picosnitch_exporter import privileges
 from picosnitch_exporter.checks.launcher import Launcher
-from picosnitch_exporter.errors import ConfigurationError
+from picosnitch_exporter.errors import ConfigurationError, RequirementError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.settings import NotificationSettings
 
@@ -64,6 +64,11 @@ def _become_launcher(incoming: socket.socket, *, uid: int | None, runtime: Path)
         os.closerange(incoming.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         privileges.keep_only(privileges.CAP_KILL, privileges.CAP_SETGID, privileges.CAP_SETUID)
         Launcher(incoming, uid=uid, runtime=runtime).run()
+    except RequirementError as error:
+        what_now = (
+            "give it CAP_SETUID, CAP_SETGID and CAP_KILL, or set notifications.desktop: false"
+        )
+        _log.warning(Event("desktop_notifications_off", {"reason": str(error), "do": what_now}))
     except BaseException:  # noqa: BLE001 - a forked child must not return into its parent's code
         _log.exception(Event("desktop_notifications_failed"))
     finally:

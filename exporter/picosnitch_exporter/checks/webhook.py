@@ -24,7 +24,7 @@ TOTAL_SECONDS: Final = 20.0
 FIRST_RETRY_SECONDS: Final = 1.0
 LAST_RETRY_SECONDS: Final = 60.0
 MAX_ATTEMPTS: Final = 8
-"""Of one batch, over some four minutes."""
+"""Of one batch, over some two minutes."""
 _JOIN_SECONDS = 0.5
 _CHANNEL = "webhook"
 # What will not be better the next time (RFC 9110, section 15.5), but for time-outs and quotas.

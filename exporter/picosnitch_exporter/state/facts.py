@@ -11,6 +11,7 @@ from picosnitch_exporter.model import (
     KnownExecutable,
     KnownVerdict,
     Sha256,
+    Verdict,
     VirusTotalResult,
 )
 from picosnitch_exporter.state.cardinality import Counts, Subject
@@ -18,6 +19,9 @@ from picosnitch_exporter.state.cardinality import Counts, Subject
 MAX_REMEMBERED = 65_536
 """Executables whose first sight is remembered beyond their series, those without series that one
 commit can speak of, and verdicts: 45 MB if all were in use."""
+
+
+_UNKNOWN = VirusTotalResult(verdict=Verdict.UNKNOWN)
 
 
 # Not frozen: it is written with each record.
@@ -151,7 +155,7 @@ class Facts:
                 size_bytes=known.size_bytes,
                 first_seen_seconds=known.first_seen_seconds,
                 last_seen_seconds=fact.last_seen_seconds,
-                virustotal=self._verdicts.get(known.executable.sha256, self._unjudged),
+                virustotal=self._verdict_of(known.executable.sha256),
             )
         return fact.exposed
 
@@ -161,6 +165,12 @@ class Facts:
         if not fact.is_changed:
             fact.is_changed = True
             self._changed.append(fact)
+
+    def _verdict_of(self, sha256: Sha256) -> VirusTotalResult:
+        if not sha256 and self._unjudged.verdict is Verdict.PENDING:
+            # Nobody can be asked about what could not be hashed.
+            return _UNKNOWN
+        return self._verdicts.get(sha256, self._unjudged)
 
     def _keep_verdict(self, sha256: Sha256, result: VirusTotalResult) -> None:
         self._verdicts[sha256] = result
