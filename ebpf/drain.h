@@ -6,6 +6,10 @@
 #ifndef DRAIN_H
 #define DRAIN_H
 
+/* From an iterator: ends the read with EAGAIN, and the next one begins with the same element. Going on to look at
+ * 100,000 of them for which there is no room would take all of a processor. */
+#define STOP 1
+
 SEC("iter/bpf_sk_storage_map")
 int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 {
@@ -31,7 +35,8 @@ int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 	if (!record) {
 		add_counter(COUNTER_LIVE_RECORDS_DELAYED, 1);
 		raise(&control.sockets_dirty);
-		return 0;
+		control.socket_entries--;
+		return STOP;
 	}
 	fill_record(record, state, 0);
 	take_counts(record, state);
@@ -99,7 +104,8 @@ int drain_flows(struct bpf_iter__bpf_map_elem *context)
 	if (!record) {
 		add_counter(COUNTER_LIVE_RECORDS_DELAYED, 1);
 		raise(&control.flows_dirty);
-		return 0;
+		control.flow_entries--;
+		return STOP;
 	}
 	flow->idle_rounds = 0;
 	fill_from_flow(record, &key, flow);
@@ -126,7 +132,8 @@ int drain_fallback(struct bpf_iter__bpf_map_elem *context)
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		raise(&control.fallback_dirty);
-		return 0;
+		control.fallback_entries--;
+		return STOP;
 	}
 	__builtin_memcpy(record, late, sizeof(*record));
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);

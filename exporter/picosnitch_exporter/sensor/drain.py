@@ -2,6 +2,7 @@
 
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -119,10 +120,11 @@ class Drain:
         self._library = library
         self.position = position
         self.durations: list[float] = []
-        self._delayed = 0
         self._next_expiry = 0.0
         self._next_look = time.monotonic() + UNSEEN_SECONDS  # the loader has just looked
+        self._order = deque(("fallback", "sockets", "flows"))
         self._entries: dict[str, int] = {}
+        self._met: dict[str, int] = {}
 
     def collect(self) -> bool:
         """Has the kernel put what is pending into the ring; True if not all of it found room."""
@@ -140,20 +142,34 @@ class Drain:
             self._next_expiry = started + EXPIRE_SECONDS
         if not (sockets or flows or fallback):
             return False
-        if fallback:
-            side.links["drain_fallback"].run_iterator()
-        if sockets:
-            side.links["drain_sockets"].run_iterator()
-        if flows:
-            side.links["drain_flows"].run_iterator()
+        dirty = {"fallback": fallback, "sockets": sockets, "flows": flows}
+        # In turn, so that none of them fills the ring each time before the others come.
+        self._order.rotate(1)
+        is_behind = False
+        for name in self._order:
+            if dirty[name]:
+                is_behind |= self._run(name)
         self.durations.append(time.monotonic() - started)
-        drained = {"sockets": sockets, "flows": flows, "fallback": fallback}
-        entries = side.control.take_entries()
-        self._entries |= {name: entries[name] for name, was_read in drained.items() if was_read}
-        delayed = self.counters()[Counter.LIVE_RECORDS_DELAYED]
-        is_behind = delayed != self._delayed or (fallback and entries["fallback"] > 0)
-        self._delayed = delayed
         return is_behind
+
+    def _run(self, name: str) -> bool:
+        """Drains one map; True if it was stopped by a full ring."""
+        control = self._side.control
+        link = self._side.links[f"drain_{name}"]
+        is_resumed = link.is_stopped
+        link.run_iterator()
+        met = control.take_entries()[name]
+        self._met[name] = met + (self._met.get(name, 0) if is_resumed else 0)
+        is_stopped = link.is_stopped
+        if not is_stopped:
+            self._entries[name] = self._met[name]
+        if name == "fallback":
+            # What it has moved is gone, so it is always the first elements that wait.
+            link.begin_anew()
+        elif is_resumed and not is_stopped:
+            # Elements that were removed meanwhile may have had others skipped: once more.
+            control.raise_dirty()
+        return is_stopped
 
     def batches(self) -> Iterator[Batch]:
         """What is in the ring beyond `position`, which moves along with it."""

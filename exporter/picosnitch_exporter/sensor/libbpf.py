@@ -298,6 +298,12 @@ class BpfLink:
         self._library = library
         self.name = name
         self.descriptor = descriptor
+        self._iterator: int | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """The iterator program has stopped the last run, which the next one continues."""
+        return self._iterator is not None
 
     def run_iterator(self) -> bytes:
         """Runs an iterator program over everything it iterates on; what it has written.
@@ -307,21 +313,33 @@ class BpfLink:
         KernelError
             if the kernel refuses to start or to go on.
         """
-        iterator = self._library.call.bpf_iter_create(self.descriptor)
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
+            iterator = self._library.call.bpf_iter_create(self.descriptor)
         if iterator < 0:
             raise self._library.fail(f"iterator {self.name} can't be started")
         written = []
         try:
             while piece := os.read(iterator, _ITERATOR_BYTES):
                 written.append(piece)
+        except BlockingIOError:
+            self._iterator = iterator
+            return b"".join(written)
         except OSError as error:
-            raise KernelError(f"iterator {self.name} stopped: {error.strerror}") from error
-        finally:
             os.close(iterator)
+            raise KernelError(f"iterator {self.name} stopped: {error.strerror}") from error
+        os.close(iterator)
         return b"".join(written)
+
+    def begin_anew(self) -> None:
+        """Has the next run begin with the first element, also where the last one was stopped."""
+        if self._iterator is not None:
+            os.close(self._iterator)
+            self._iterator = None
 
     def close(self) -> None:
         """Gives the descriptor back."""
+        self.begin_anew()
         os.close(self.descriptor)
 
 
