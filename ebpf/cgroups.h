@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Which cgroup is which: a path for each number, told when the cgroup is made. That costs nothing per process or
+ * Which cgroup is which: a path for each number, noted when the cgroup is made. That costs nothing per process or
  * packet, and is exact for containers that are gone before anybody can look for them.
  */
 #ifndef CGROUPS_H
@@ -11,35 +11,25 @@
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(cgroup_mkdir, struct cgroup *cgroup, const char *path)
 {
-	__u32 hierarchy = cgroup->root->hierarchy_id;
-	struct cgroup_record *record;
+	struct cgroup_key key = {};
+	struct cgroup_path *value;
 	__u32 zero = 0;
 	long length;
 
-	if (hierarchy && hierarchy != cgroup1.hierarchy)
+	key.hierarchy = cgroup->root->hierarchy_id;
+	if (key.hierarchy && key.hierarchy != cgroup1.hierarchy)
 		return 0;
 	if (is_abandoned())
 		return 0;
-	record = bpf_map_lookup_elem(&cgroup_scratch, &zero);
-	if (!record)
+	value = bpf_map_lookup_elem(&cgroup_scratch, &zero);
+	if (!value)
 		return 0;
-	/* With the final NUL, which is not sent. */
-	length = bpf_probe_read_kernel_str(record->path, CGROUP_PATH_BYTES, path) - 1;
-	if (length < 0)
-		length = 0;
-	record->header.kind = RECORD_CGROUP;
-	record->header.flags = 0;
-	record->header.pad = 0;
-	record->header.time_ns = bpf_ktime_get_boot_ns();
-	record->cgroup_id = cgroup->kn->id;
-	record->hierarchy = hierarchy;
-	record->path_bytes = length;
-	record->pad = 0;
-	if (bpf_ringbuf_output(&records, record,
-			       offsetof(struct cgroup_record, path) +
-				       (length & (CGROUP_PATH_BYTES - 1)),
-			       wakeup_flag()))
-		add_counter(COUNTER_CGROUP_RECORDS_LOST, 1);
+	/* With the final NUL, which does not count. */
+	length = bpf_probe_read_kernel_str(value->path, CGROUP_PATH_BYTES, path) - 1;
+	value->bytes = length < 0 ? 0 : length;
+	key.cgroup_id = cgroup->kn->id;
+	if (bpf_map_update_elem(&new_cgroups, &key, value, BPF_ANY))
+		add_counter(COUNTER_CGROUPS_LOST, 1);
 	return 0;
 }
 

@@ -184,8 +184,18 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct cgroup_record);
+	__type(value, struct cgroup_path);
 } cgroup_scratch SEC(".maps");
+
+/* Cgroups that were made and not taken yet. Not in the ring, which others may fill: a container that has ended can't
+ * be looked for. Memory is taken per entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct cgroup_key);
+	__type(value, struct cgroup_path);
+} new_cgroups SEC(".maps");
 
 struct control control;
 

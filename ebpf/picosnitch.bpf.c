@@ -35,7 +35,6 @@ struct layouts {
 	enum counter counter;
 	struct dns_record dns_record;
 	struct unseen_record unseen_record;
-	struct cgroup_record cgroup_record;
 	enum cgroup1_controller cgroup1_controller;
 };
 struct layouts *layouts SEC(".layouts");

@@ -24,7 +24,6 @@ enum record_kind {
 	RECORD_PROCESS = 2,
 	RECORD_DNS = 3,
 	RECORD_UNSEEN = 4,
-	RECORD_CGROUP = 5,
 };
 
 enum flow_flags {
@@ -141,14 +140,16 @@ struct unseen_record {
 	__u32 netns;
 };
 
-#define CGROUP_PATH_BYTES 1024 /* TRACE_CGROUP_PATH_LEN of the kernel */
-/* A cgroup that was made, before any process can be in it. Ends after path_bytes bytes of path. */
-struct cgroup_record {
-	struct record_header header;
+/* A cgroup that was made, by its number and hierarchy; taken out by user space. */
+struct cgroup_key {
 	__u64 cgroup_id;
 	__u32 hierarchy; /* 0: v2 */
-	__u16 path_bytes;
-	__u16 pad;
+	__u32 pad;
+};
+
+#define CGROUP_PATH_BYTES 508 /* the outermost names count: what is longer is cut */
+struct cgroup_path {
+	__u32 bytes;
 	char path[CGROUP_PATH_BYTES];
 };
 
@@ -166,7 +167,7 @@ enum counter {
 	COUNTER_LIVE_RECORDS_DELAYED, /* ring full while draining: tried again with the next drain */
 	COUNTER_DNS_RECORDS_LOST,
 	COUNTER_UNSEEN_RECORDS_LOST,
-	COUNTER_CGROUP_RECORDS_LOST, /* ring full: user space looks for the cgroup where it is mounted */
+	COUNTER_CGROUPS_LOST, /* map full: user space looks for the cgroup where it is mounted */
 	COUNTER_IDLED_CALLS, /* slow-path entries skipped because nobody has read for the linger time */
 	COUNTER_MAX,
 };
@@ -200,7 +201,8 @@ ASSERT_SIZE(flow_record, 144);
 ASSERT_SIZE(process_record, 136 + CMDLINE_BYTES);
 ASSERT_SIZE(dns_record, 32 + DNS_BYTES);
 ASSERT_SIZE(unseen_record, 64);
-ASSERT_SIZE(cgroup_record, 32 + CGROUP_PATH_BYTES);
+ASSERT_SIZE(cgroup_key, 16);
+ASSERT_SIZE(cgroup_path, 4 + CGROUP_PATH_BYTES);
 ASSERT_SIZE(control, 72);
 
 #endif

@@ -17,7 +17,7 @@ WIRE_VERSION = 1
 COMM_BYTES = 16
 CMDLINE_BYTES = 512
 DNS_BYTES = 1232
-CGROUP_PATH_BYTES = 1024
+CGROUP_PATH_BYTES = 508
 
 
 class RecordKind(IntEnum):
@@ -27,7 +27,6 @@ class RecordKind(IntEnum):
     PROCESS = 2
     DNS = 3
     UNSEEN = 4
-    CGROUP = 5
 
 
 class FlowFlag(IntFlag):
@@ -71,7 +70,7 @@ class Counter(IntEnum):
     LIVE_RECORDS_DELAYED = auto()
     DNS_RECORDS_LOST = auto()
     UNSEEN_RECORDS_LOST = auto()
-    CGROUP_RECORDS_LOST = auto()
+    CGROUPS_LOST = auto()
     IDLED_CALLS = auto()
 
 
@@ -82,7 +81,8 @@ FLOW = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}QQQIIII16s16sHHHBBII
 PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QQQQIHBB{COMM_BYTES}s")
 DNS = struct.Struct(f"={HEADER.format[1:]}QIHH")
 UNSEEN = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}II")
-CGROUP = struct.Struct(f"={HEADER.format[1:]}QIHH")
+CGROUP_KEY = struct.Struct("=QII")
+CGROUP_PATH = struct.Struct(f"=I{CGROUP_PATH_BYTES}s")
 
 _KIND = struct.Struct("=H")
 _RING_HEADER = struct.Struct("=II")
@@ -167,19 +167,7 @@ class UnseenRecord:
     netns: int
 
 
-@dataclass(slots=True, kw_only=True)
-class CgroupRecord:
-    """A cgroup that was made."""
-
-    time_ns: int
-    cgroup_id: int
-    """Unique within the hierarchy, and the number of its inode."""
-    hierarchy: int
-    """0: v2."""
-    path: bytes
-
-
-Record = FlowRecord | ProcessRecord | DnsRecord | UnseenRecord | CgroupRecord
+Record = FlowRecord | ProcessRecord | DnsRecord | UnseenRecord
 
 
 def split_ring(data: bytes) -> Iterator[bytes]:
@@ -360,26 +348,9 @@ def _decode_unseen(record: bytes) -> UnseenRecord:
     )
 
 
-def decode_cgroup(record: bytes) -> CgroupRecord:
-    """A record of a cgroup.
-
-    Raises
-    ------
-    WireError
-        if its size is not what it says.
-    """
-    fields = CGROUP.unpack_from(record)
-    if CGROUP.size + fields[6] != len(record):
-        raise WireError(f"cgroup record of {len(record)} bytes with a path of {fields[6]}")
-    return CgroupRecord(
-        time_ns=fields[3], cgroup_id=fields[4], hierarchy=fields[5], path=record[CGROUP.size :]
-    )
-
-
 _DECODERS: dict[int, Callable[[bytes], Record]] = {
     RecordKind.FLOW: _decode_flow,
     RecordKind.PROCESS: decode_process,
     RecordKind.DNS: _decode_dns,
     RecordKind.UNSEEN: _decode_unseen,
-    RecordKind.CGROUP: decode_cgroup,
 }

@@ -23,7 +23,7 @@ RECORDS = {
     "process_record": (wire.PROCESS, "cmdline"),
     "dns_record": (wire.DNS, "payload"),
     "unseen_record": (wire.UNSEEN, None),
-    "cgroup_record": (wire.CGROUP, "path"),
+    "cgroup_key": (wire.CGROUP_KEY, None),
 }
 ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
     "record_kind": ("RECORD_", wire.RecordKind),
@@ -88,7 +88,7 @@ def test_no_byte_is_left_out_when_a_record_is_written(btf: Btf, name: str) -> No
         ("process_record", "cmdline", wire.CMDLINE_BYTES),
         ("process_record", "comm", wire.COMM_BYTES),
         ("dns_record", "payload", wire.DNS_BYTES),
-        ("cgroup_record", "path", wire.CGROUP_PATH_BYTES),
+        ("cgroup_path", "path", wire.CGROUP_PATH_BYTES),
     ],
 )
 def test_arrays_are_as_long_as_python_takes_them(

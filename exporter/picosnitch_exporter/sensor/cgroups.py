@@ -1,30 +1,34 @@
 """Which cgroup is which: the paths of the cgroups that processes are in.
 
-A process record has the numbers of its cgroups. Their paths come from the records of cgroups that
-were made while the programs run, from a walk over those that existed before, and where a record was
-lost, from /proc of the process or another walk. Each is told once, before the first record that
-needs it. Source: Documentation/admin-guide/cgroup-v2.rst; kernel/cgroup/cgroup.c (the number of a
-cgroup is that of its directory's inode).
+A process record has the numbers of its cgroups. Their paths come from a map that the kernel side
+fills when they are made, from a walk over those that existed before, and where neither knows one,
+from /proc of the process or another walk. Each is told once, before the first record that needs
+it. Sources: Documentation/admin-guide/cgroup-v2.rst; kernel/cgroup/cgroup.c (the number of a cgroup
+is that of its directory's inode).
 """
 
 import contextlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from picosnitch_exporter.sensor.libbpf import BpfMap
 from picosnitch_exporter.sensor.procfs import Mount, Procfs
 from picosnitch_exporter.stream import CgroupPath
-from picosnitch_exporter.wire import CGROUP_PATH_BYTES
+from picosnitch_exporter.wire import CGROUP_KEY, CGROUP_PATH
 
 _CONTROLLERS = {"pids": 1, "memory": 2, "freezer": 3, "cpuset": 4}
 """enum cgroup1_controller of ebpf/maps.h: the first of them that has a v1 hierarchy is read."""
 MAX_CGROUPS = 65_536
 """20 MB at the most; a forgotten one is looked for again."""
+MAX_PATH_BYTES = 1024
 WALK_SECONDS = 10.0
 """Between two walks for a cgroup that was not found."""
 _MAX_FOLDERS = 262_144
+NewCgroup = tuple[int, int, bytes]
+"""Hierarchy (0: v2), number and path."""
 
 
 def cgroup1_hierarchy(procfs: Procfs | None = None) -> tuple[int, int]:
@@ -41,17 +45,33 @@ def _choose(procfs: Procfs) -> tuple[str, int, int]:
     return "", 0, 0
 
 
+def take_new_cgroups(new_cgroups: BpfMap) -> Iterator[NewCgroup]:
+    """Takes out of the kernel's map what is in it."""
+    for key in tuple(new_cgroups.keys(CGROUP_KEY.size)):
+        value = new_cgroups.lookup(key, CGROUP_PATH.size)
+        new_cgroups.delete(key)
+        if value is not None:
+            cgroup_id, hierarchy, _pad = CGROUP_KEY.unpack(key)
+            path_bytes, path = CGROUP_PATH.unpack(value)
+            yield hierarchy, cgroup_id, path[:path_bytes]
+
+
 class Cgroups:
-    """Paths by hierarchy (0: v2) and number; one thread. `clock` is monotonic, in seconds."""
+    """Paths by hierarchy (0: v2) and number; one thread.
+
+    `take_new` hands out each cgroup that was made once; `clock` is monotonic, in seconds.
+    """
 
     def __init__(
         self,
         procfs: Procfs,
         *,
+        take_new: Callable[[], Iterable[NewCgroup]],
         clock: Callable[[], float] = time.monotonic,
         max_cgroups: int = MAX_CGROUPS,
     ) -> None:
         self._procfs = procfs
+        self._take_new = take_new
         self._clock = clock
         self._max_cgroups = max_cgroups
         self._controller, _index, self._hierarchy = _choose(procfs)
@@ -59,9 +79,10 @@ class Cgroups:
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._next_walk = 0.0
 
-    def made(self, hierarchy: int, cgroup_id: int, path: bytes) -> None:
-        """Takes in that a cgroup was made."""
-        self._learn((hierarchy, cgroup_id), path)
+    def take(self) -> None:
+        """Takes in which cgroups were made."""
+        for hierarchy, cgroup_id, path in self._take_new():
+            self._learn((hierarchy, cgroup_id), path)
 
     def walk(self) -> None:
         """Finds the cgroups that exist."""
@@ -95,6 +116,8 @@ class Cgroups:
             yield CgroupPath(hierarchy=hierarchy, cgroup_id=number, path=path)
 
     def _find(self, key: tuple[int, int], tgid: int, start_ns: int) -> bytes | None:
+        if key not in self._paths:
+            self.take()
         path = self._paths.get(key)
         if path is not None:
             self._paths.move_to_end(key)
@@ -109,7 +132,7 @@ class Cgroups:
         return self._paths.get(key)
 
     def _learn(self, key: tuple[int, int], path: bytes) -> None:
-        self._paths[key] = path[:CGROUP_PATH_BYTES]
+        self._paths[key] = path[:MAX_PATH_BYTES]
         self._paths.move_to_end(key)
         if len(self._paths) > self._max_cgroups:
             self._paths.popitem(last=False)

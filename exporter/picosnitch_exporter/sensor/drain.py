@@ -12,11 +12,9 @@ from picosnitch_exporter.sensor.loader import KernelSide
 from picosnitch_exporter.sensor.ring import Ring
 from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
 from picosnitch_exporter.wire import (
-    CgroupRecord,
     Counter,
     ProcessFlag,
     RecordKind,
-    decode_cgroup,
     decode_process,
     split_ring,
 )
@@ -58,14 +56,11 @@ class Batch:
     end: int
     data: bytes
     subjects: tuple[Subject, ...]
-    cgroups: tuple[CgroupRecord, ...]
-    """Those that were made."""
 
 
-def look_through(data: bytes) -> tuple[tuple[Subject, ...], tuple[CgroupRecord, ...]]:
-    """Subjects of the records in a piece of the ring, each once, and the cgroups that were made."""
+def subjects_of(data: bytes) -> tuple[Subject, ...]:
+    """Subjects of the records in a piece of the ring, in order, those of flows each once."""
     subjects: list[Subject] = []
-    cgroups: list[CgroupRecord] = []
     seen: set[bytes] = set()
     for record in split_ring(data):
         (kind,) = _KIND.unpack_from(record)
@@ -77,9 +72,7 @@ def look_through(data: bytes) -> tuple[tuple[Subject, ...], tuple[CgroupRecord, 
                 subjects.append(_subject_of_flow(record))
         elif kind == RecordKind.PROCESS:
             subjects.append(_subject_of_process(record))
-        elif kind == RecordKind.CGROUP:
-            cgroups.append(decode_cgroup(record))
-    return tuple(subjects), tuple(cgroups)
+    return tuple(subjects)
 
 
 def _subject_of_flow(record: bytes) -> Subject:
@@ -108,8 +101,7 @@ def read_batches(ring: Ring, position: int) -> Iterator[Batch]:
     """What a ring holds from `position` on."""
     while data := ring.read(position, MAX_RECORD_BYTES):
         start, position = position, position + len(data)
-        subjects, cgroups = look_through(data)
-        yield Batch(start=start, end=position, data=data, subjects=subjects, cgroups=cgroups)
+        yield Batch(start=start, end=position, data=data, subjects=subjects_of(data))
 
 
 class Drain:

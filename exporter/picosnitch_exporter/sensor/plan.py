@@ -14,6 +14,7 @@ MAPS = (
     "counters",
     "scratch",
     "cgroup_scratch",
+    "new_cgroups",
     ".bss",
 )
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from picosnitch_exporter import confinement, privileges
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.sensor.cgroups import Cgroups
-from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, look_through, read_batches
+from picosnitch_exporter.sensor.cgroups import Cgroups, take_new_cgroups
+from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches, subjects_of
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.fanotify import Fanotify
 from picosnitch_exporter.sensor.loader import KernelSide, Loader
@@ -78,12 +78,13 @@ class Sensor:
         end.settimeout(0)
         self._stop_signals = stop_signals
         self._procfs = Procfs()
-        self._cgroups = Cgroups(self._procfs)
         self._queue: deque[_Queued] = deque()
         self._lost: Tally[tuple[str, str]] = Tally()
         self._supervisor = Supervisor(os.environ)
         self._taken_position = -1
         self._side: KernelSide = loader.start()
+        new_cgroups = self._side.maps["new_cgroups"]
+        self._cgroups = Cgroups(self._procfs, take_new=lambda: take_new_cgroups(new_cgroups))
         try:
             self._execs = ExecWatch(
                 fanotify=Fanotify(),
@@ -181,7 +182,7 @@ class Sensor:
     def _introduce_again(self, told: bytes) -> None:
         """Says who is who among those that only an earlier run, or nobody, was told of."""
         for data in join_processes(told, MAX_RECORD_BYTES):
-            subjects, _cgroups = look_through(data)
+            subjects = subjects_of(data)
             for subject in subjects:
                 self._introduce(subject)
             self._send(Introductions(data=data))
@@ -270,8 +271,6 @@ class Sensor:
     def _send_batch(self, batch: Batch, instance: int) -> None:
         # Whatever the batch speaks of was executed before: its event is in the queue by now.
         self._hand_over(self._execs.read_events())
-        for cgroup in batch.cgroups:
-            self._cgroups.made(cgroup.hierarchy, cgroup.cgroup_id, cgroup.path)
         for subject in batch.subjects:
             self._introduce(subject)
         self._send(Records(instance=instance, start=batch.start, end=batch.end, data=batch.data))
@@ -328,6 +327,7 @@ class Sensor:
                     ring.release(frame.position)
 
     def _send_status(self) -> None:
+        self._cgroups.take()
         statm = (self._procfs.root / "self/statm").read_text("ascii").split()
         self._send(
             KernelStatus(

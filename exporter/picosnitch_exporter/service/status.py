@@ -21,7 +21,7 @@ _LOST = {
     Counter.DNS_RECORDS_LOST: ("dns_record", "ring_full"),
     Counter.UNSEEN_RECORDS_LOST: ("unseen_record", "ring_full"),
     Counter.FLOWS_FULL: ("peer", "flows_full"),
-    Counter.CGROUP_RECORDS_LOST: ("cgroup_record", "ring_full"),
+    Counter.CGROUPS_LOST: ("cgroup", "map_full"),
     Counter.IDLED_CALLS: ("call", "idle"),
 }
 _DELAYED = {
