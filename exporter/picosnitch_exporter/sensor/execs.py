@@ -71,6 +71,7 @@ class ExecWatch:
         lost: Callable[[str, str], None],
     ) -> None:
         self._fanotify = fanotify
+        self._mark: Callable[[bytes], bool] = fanotify.watch_filesystem
         self._procfs = procfs
         self._watched_devices = watched_devices
         self._lost = lost
@@ -85,6 +86,10 @@ class ExecWatch:
     def fileno(self) -> int:
         """For poll(): readable when something was executed."""
         return self._fanotify.descriptor
+
+    def mark_by(self, mark: Callable[[bytes], bool]) -> None:
+        """Has filesystems marked by `mark` from now on, for want of CAP_SYS_ADMIN."""
+        self._mark = mark
 
     def watch_filesystems(self) -> None:
         """Marks each filesystem that any mount namespace shows and that isn't marked yet."""
@@ -103,7 +108,7 @@ class ExecWatch:
                 continue
             base = b"" if pid == "self" else os.fsencode(self._procfs.root / str(pid) / "root")
             path = base + os.fsencode(mount.mount_point)
-            if self._fanotify.watch_filesystem(path):
+            if self._mark(path):
                 self._filesystems[mount.device] = mount.filesystem
                 self._watched_devices.update(_DEVICE_KEY.pack(mount.device), b"\1")
                 self._refused.discard(mount.device)
