@@ -24,6 +24,7 @@ from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.fanotify import Fanotify
 from picosnitch_exporter.sensor.loader import KernelSide, Loader
+from picosnitch_exporter.sensor.marker import Marker
 from picosnitch_exporter.sensor.pins import Rest, remove
 from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.sensor.supervisor import Supervisor
@@ -58,7 +59,7 @@ _KEPT_CAPABILITIES = (
     privileges.CAP_DAC_READ_SEARCH,  # executables that only their owner may read
     privileges.CAP_KILL,  # to end an exporter process that is stuck, which has another user
 )
-"""Once everything is loaded, attached and marked, nothing else is needed."""
+"""Once everything is loaded, attached and marked; what is mounted later, `marker` marks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,8 +87,9 @@ class Sensor:
         new_cgroups = self._side.maps["new_cgroups"]
         self._cgroups = Cgroups(self._procfs, take_new=lambda: take_new_cgroups(new_cgroups))
         try:
+            self._fanotify = Fanotify()
             self._execs = ExecWatch(
-                fanotify=Fanotify(),
+                fanotify=self._fanotify,
                 procfs=self._procfs,
                 watched_devices=self._side.maps["watched_devices"],
                 lost=self._count_lost,
@@ -129,6 +131,7 @@ class Sensor:
         self._introduce_again(self._drain.introductions())
         for rest in self._side.rests:
             self._read_rest(rest)
+        self._execs.mark_by(Marker(self._fanotify).watch_filesystem)
         privileges.keep_only(*_KEPT_CAPABILITIES)
         _confine()
         self._send(Ready())
