@@ -1,6 +1,5 @@
 """Events on a real D-Bus, to a webhook and to syslog."""
 
-import json
 import os
 import pwd
 import shutil
@@ -12,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -37,6 +35,7 @@ from picosnitch_exporter.model import (
 from picosnitch_exporter.settings import NotificationSettings
 from picosnitch_exporter.state.health import Health
 from tests.session_bus import Logind, NotificationServer, Session, Shown, session_bus
+from tests.webhook_receiver import Receiver
 
 USER = pwd.getpwnam("nobody").pw_uid
 """Who has the desktop: dbus-daemon refuses those whom the system does not know."""
@@ -295,38 +294,6 @@ def test_nothing_is_forked_when_it_is_of_no_use(
     assert desk.fork(NotificationSettings(desktop=False)) is None
     monkeypatch.setattr(desk, "_SEATS", folder / "none")
     assert desk.fork(NotificationSettings(), runtime=folder / "none") is None
-
-
-class Receiver:
-    """A webhook's other end."""
-
-    def __init__(self) -> None:
-        self.documents: list[dict[str, object]] = []
-        self.statuses: list[int] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                status = receiver.statuses.pop(0) if receiver.statuses else 204
-                if status < 300:
-                    receiver.documents.append(json.loads(body))
-                self.send_response(status)
-                self.send_header("Location", "/elsewhere")
-                self.end_headers()
-
-            def log_message(self, *_arguments: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hook?token=s3cret"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture

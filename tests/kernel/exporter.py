@@ -76,7 +76,7 @@ class Exporter:
             "bpf": {"pin_path": str(self.pins), **settings.get("bpf", {})},
             # All that a session of tests shows.
             "metrics": {"max_executables": 50_000, **settings.get("metrics", {})},
-            "notifications": {"desktop": False},
+            "notifications": {"desktop": False, **settings.get("notifications", {})},
         }
         config_file = self.folder / "config.yaml"
         config_file.write_text(yaml.safe_dump(config))

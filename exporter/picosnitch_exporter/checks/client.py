@@ -218,4 +218,5 @@ def _translated() -> Iterator[None]:
     except (http.client.HTTPException, UnicodeError, ValueError) as error:
         raise RequestError("garbage", f"no HTTP answer: {type(error).__name__}") from error
     except OSError as error:
-        raise RequestError("unreachable", f"{error.strerror or type(error).__name__}") from error
+        # Without a number it is http.client that speaks, of what a proxy has answered.
+        raise RequestError("unreachable", error.strerror or str(error)[:200]) from error
