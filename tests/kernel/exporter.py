@@ -181,10 +181,15 @@ class Exporter:
         text = self._stderr_path.read_text(errors="replace").strip()
         return f"the exporter said: {text[-4000:] or 'nothing'}"
 
+    def page(self, path: str) -> str:
+        """What is answered to a path now."""
+        with self._get(path) as response:
+            text: str = response.read().decode()
+            return text
+
     def scrape(self) -> Scrape:
         """What /metrics shows now."""
-        with self._get("/metrics") as response:
-            return Scrape.parse(response.read().decode())
+        return Scrape.parse(self.page("/metrics"))
 
     def await_scrape(
         self, condition: Callable[[Scrape], bool], what: str, *, seconds: float = SHOW_SECONDS
