@@ -33,7 +33,7 @@ BPFFS = Path("/sys/fs/bpf")
 # Far above what anything takes here, also in an emulated guest: they end a hung test only.
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-SHOW_SECONDS = 30.0
+SHOW_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _REQUEST_SECONDS = 10.0
 

@@ -212,6 +212,7 @@ class Sensor:
 
     def _loop(self) -> int:
         next_drain = next_status = time.monotonic()
+        is_behind = False
         while True:
             timeout = max(0.0, min(next_drain, next_status) - time.monotonic())
             for descriptor, _events in self._epoll.poll(timeout):
@@ -219,6 +220,9 @@ class Sensor:
                     return self._stop()
                 if descriptor == self._channel.fileno():
                     self._receive()
+                    if is_behind:
+                        # What was acknowledged has made room in the ring.
+                        next_drain = time.monotonic()
                 elif descriptor == self._execs.mounts_descriptor:
                     self._execs.watch_own_mounts()
             self._flush()
