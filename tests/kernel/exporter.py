@@ -71,6 +71,12 @@ class Exporter:
         self.storage = self.folder / "storage"
         self.pins = BPFFS / f"picosnitch-test-{secrets.token_hex(6)}"
         self._stderr_path = self.folder / "stderr"
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.configure(settings, command=command)
+
+    def configure(self, settings: Settings, *, command: Sequence[str] = COMMAND) -> None:
+        """Let the next launch be another one, with the same storage and pins."""
         config = {
             **settings,
             "bpf": {"pin_path": str(self.pins), **settings.get("bpf", {})},
@@ -82,8 +88,6 @@ class Exporter:
         config_file.write_text(yaml.safe_dump(config))
         self._arguments = [*command, "run", f"--config.file={config_file}"]
         self._arguments.append(f"--storage.path={self.storage}")
-        self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def start(

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from tests.kernel.generator import Generator, Outcome, Program, Running
+from tests.kernel.generator import Generator, Outcome, Program, Running, Value
 from tests.kernel.scrape import Account, Key
 
 LONG_CONNECTIONS = 10
@@ -122,8 +122,8 @@ class SteadyTraffic:
         self._running.insert(0, (source, sender, _UDP, (*_UDP, "outbound")))
         self._running.append((sink, receiver, _UDP, (*_UDP, "inbound")))
 
-    def _start(self, program: Program, scenario: str, **options: int | str) -> Running:
-        return self._stack.enter_context(program.start(scenario, **options))
+    def _start(self, program: Program, scenario: str, **options: Value) -> Running:
+        return self._stack.enter_context(program.start(scenario, options))
 
     def _keep_connecting(self) -> None:
         try:

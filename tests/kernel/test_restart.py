@@ -64,6 +64,7 @@ def compare_log(exporter: Exporter, expected: dict[str, Account]) -> None:
 
 
 @pytest.mark.usefixtures("privileges")
+@pytest.mark.timeout(120 + 15 * ROUNDS)
 def test_sums_are_exact_when_processes_stop_and_crash_at_random(
     shared_generator: Generator,
 ) -> None:

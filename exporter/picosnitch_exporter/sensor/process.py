@@ -5,6 +5,7 @@ and beyond that the records stay in the kernel.
 """
 
 import logging
+import math
 import os
 import platform
 import resource
@@ -49,6 +50,8 @@ from picosnitch_exporter.wire import WIRE_VERSION, join_processes
 _log = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 1.0
+_DRAINS_A_LINGER = 4
+"""At least, so that the programs never idle while somebody reads."""
 _BEHIND_SECONDS = 0.02
 _STATUS_SECONDS = 5.0
 _RESUME_SECONDS = 60.0
@@ -211,6 +214,8 @@ class Sensor:
         _log.info(Event("old_ring_read", {"path": str(rest.folder)}))
 
     def _loop(self) -> int:
+        linger_seconds = self._settings.bpf.linger_seconds or math.inf
+        drain_seconds = min(_DRAIN_SECONDS, linger_seconds / _DRAINS_A_LINGER)
         next_drain = next_status = time.monotonic()
         is_behind = False
         while True:
@@ -233,7 +238,7 @@ class Sensor:
             if time.monotonic() >= next_drain:
                 self._wake()
                 is_behind = self._drain.collect()
-                pause = _BEHIND_SECONDS if is_behind else _DRAIN_SECONDS
+                pause = _BEHIND_SECONDS if is_behind else drain_seconds
                 next_drain = time.monotonic() + pause
             self._pump()
             if time.monotonic() >= next_status:
