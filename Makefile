@@ -20,7 +20,11 @@ LINT_EXTRAS := $(TEST_EXTRAS),lint
 RUN_PACKAGES  := clang llvm libbpf-dev libbpf1 linux-libc-dev make python3 python3-venv
 TEST_SERVERS  := postgresql mariadb-server prometheus prometheus-alertmanager
 TEST_PACKAGES := $(TEST_SERVERS) dbus iproute2 gcc libc6-dev openssl procps util-linux
+IMAGE_PACKAGES := buildah debootstrap curl util-linux
 LINT_PACKAGES := clang-format shellcheck
+
+# Where `make install` puts things; the unit names the same places.
+PREFIX        ?= /usr/local
 
 OBJECT      := exporter/picosnitch_exporter/sensor/picosnitch.bpf.o
 EBPF_INPUTS := ebpf/Makefile $(wildcard ebpf/*.c ebpf/*.h)
@@ -103,7 +107,7 @@ not_built_yet = echo "make $@: not built yet ($(1) does not exist)" >&2; exit 1
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: packages-run $(OBJECT) $(VENV)/.installed-run service-user ## install what running needs, build the BPF object
@@ -135,6 +139,27 @@ bench: ## measure the overhead
 image: ## build the container image
 	@[ -x deploy/image ] || { $(call not_built_yet,deploy/image); }
 	@exec deploy/image $(ARGS)
+
+.PHONY: test-image
+test-image: ## build the container image twice, run it in a chroot (as root)
+	$(call install_packages,$(IMAGE_PACKAGES))
+	@exec tests/image/run
+
+.PHONY: install
+install: packages-run $(OBJECT) service-user ## install into PREFIX, with the systemd unit (as root)
+	@exec deploy/install '$(PREFIX)' '$(EXTRAS)'
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` has put there; the log only with PURGE=1
+	@PURGE='$(PURGE)' exec deploy/uninstall '$(PREFIX)'
+
+.PHONY: manifests
+manifests: $(VENV)/.installed-test ## write the Kubernetes objects and the Helm chart anew
+	$(PYTHON) -m deploy.manifests
+
+.PHONY: lock
+lock: venv ## write what the container image installs anew, from pyproject.toml
+	@exec deploy/lock $(PYTHON)
 
 .PHONY: test-vm
 test-vm: ## run the kernel tests on other kernels, under QEMU
