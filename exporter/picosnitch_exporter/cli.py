@@ -34,6 +34,8 @@ examples:
   {PROGRAM} doctor                      does it work here?
   sudo {PROGRAM} run                    count, and serve /metrics on port 10054
   sudo {PROGRAM} run --config.file=/etc/picosnitch-exporter/config.yaml
+  sudo {PROGRAM} top                    what talks right now?
+  sudo {PROGRAM} query --since 24h --by exe    what talked last night?
   {PROGRAM} check-config config.yaml    is the file right?
   sudo {PROGRAM} detach                 remove what was left counting in the kernel
 """
@@ -157,6 +159,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="FILE", help="YAML, or picosnitch's config.json")
     check.add_argument("--show", action="store_true", help="print every setting, secrets hidden")
 
+    _add_top(commands)
     _add_query(commands, is_asked="query" in argv)
     detach = _add(
         commands, "detach", _detach, "remove what a stopped exporter left counting in the kernel"
@@ -198,6 +201,21 @@ def _add(
     return parser
 
 
+def _add_top(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from picosnitch_exporter.terminal import top_arguments
+
+    parser = _add(commands, "top", _top, "show what talks right now", top_arguments.EXAMPLES)
+    top_arguments.add(parser)
+    _add_storage(parser)
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    _add_config_file(parser)
+    parser.add_argument(
+        "--storage.path", dest="storage.path", metavar="VALUE", help=BY_NAME["storage.path"].doc
+    )
+
+
 def _add_query(commands: "argparse._SubParsersAction[_Parser]", *, is_asked: bool) -> None:
     summary = "search the connection log"
     if not is_asked:
@@ -208,10 +226,7 @@ def _add_query(commands: "argparse._SubParsersAction[_Parser]", *, is_asked: boo
 
     parser = _add(commands, "query", _query, summary, query.EXAMPLES)
     query.add_arguments(parser)
-    _add_config_file(parser)
-    parser.add_argument(
-        "--storage.path", dest="storage.path", metavar="VALUE", help=BY_NAME["storage.path"].doc
-    )
+    _add_storage(parser)
 
 
 def _add_config_file(parser: argparse.ArgumentParser) -> None:
@@ -291,6 +306,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from picosnitch_exporter.terminal import doctor
 
     return doctor.run(_load(arguments).settings, as_json=arguments.json)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from picosnitch_exporter.terminal import top
+
+    return top.run(_load(arguments).settings, arguments, os.environ)
 
 
 def _query(arguments: argparse.Namespace) -> int:

@@ -51,7 +51,8 @@ def run(settings: Settings) -> int:
     raise_file_limit(settings.identity.rlimit_nofile)
     loader = Loader(settings.bpf, every_exe=settings.identity.every_exe)
     account = privileges.find_account(settings.storage.user)
-    prepare_storage(settings.storage.path, account)
+    readers = privileges.find_group(settings.storage.group)
+    prepare_storage(settings.storage.path, account, readers=readers)
     logging_format.configure(settings.logging, process="sensor")
     gc.collect()
     gc.freeze()  # what they share then stays shared: the collector writes to what it visits
@@ -87,7 +88,8 @@ def become_account(settings: Settings) -> None:
         if the account does not exist, or the storage path can't be used.
     """
     account = privileges.find_account(settings.storage.user)
-    prepare_storage(settings.storage.path, account)
+    readers = privileges.find_group(settings.storage.group)
+    prepare_storage(settings.storage.path, account, readers=readers)
     privileges.drop(account)
 
 
@@ -110,8 +112,10 @@ def raise_file_limit(limit: int | None) -> None:
         ) from error
 
 
-def prepare_storage(path: Path, account: privileges.Account) -> None:
+def prepare_storage(path: Path, account: privileges.Account, *, readers: int | None = None) -> None:
     """Makes the storage folder, for the exporter's account alone; no symlink is followed.
+
+    The group `readers` may enter it, but not list it: only the socket for `top` opens to them.
 
     Raises
     ------
@@ -138,11 +142,12 @@ def prepare_storage(path: Path, account: privileges.Account) -> None:
             raise StorageError(
                 f"storage path {path} is on a read-only filesystem: choose another --storage.path"
             )
-        if stat.S_IMODE(status.st_mode) & 0o077:
+        mode = 0o700 if readers is None else 0o710
+        if (stat.S_IMODE(status.st_mode) ^ mode) & 0o077:
             # Only an owner may do that without CAP_FOWNER, which nothing else asks for.
             os.fchown(folder, 0, -1)
-            os.fchmod(folder, 0o700)
-        os.fchown(folder, account.uid, account.gid)
+            os.fchmod(folder, mode)
+        os.fchown(folder, account.uid, account.gid if readers is None else readers)
     except OSError as error:
         raise StorageError(
             f"storage path {path} can't be used: {error.strerror} (--storage.path)"

@@ -5,6 +5,7 @@ Source: capabilities(7), prctl(2), include/uapi/linux/prctl.h.
 
 import ctypes
 import errno
+import grp
 import os
 import pwd
 from dataclasses import dataclass
@@ -59,6 +60,24 @@ def find_account(name: str | None) -> Account:
             f"storage.user: there is no account {name!r}: useradd --system {name}"
         )
     return Account(name="65534", uid=65534, gid=65534)
+
+
+def find_group(name: str | None) -> int | None:
+    """The number of a group, None where none is named.
+
+    Raises
+    ------
+    ConfigurationError
+        if it does not exist.
+    """
+    if name is None:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise ConfigurationError(
+            f"storage.group: there is no group {name!r}: groupadd --system {name}"
+        ) from error
 
 
 def drop(account: Account) -> None:

@@ -22,6 +22,8 @@ class StorageSettings:
     path: Path = Path("/var/lib/picosnitch")
     user: str | None = None
     """Whom the exporter process runs as; None: picosnitch-exporter, or nobody."""
+    group: str | None = None
+    """Whose members may use `top`; None: only root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from picosnitch_exporter.config.kinds import (
     Text,
     check_base_url,
     check_credential,
+    check_group,
     check_node,
     check_proxy_url,
     check_secret_url,
@@ -94,6 +95,11 @@ KEYS = (
         name="storage.user",
         kind=Text(description="the name of a user, or null", check=check_user, nullable=True),
         doc="whom the unprivileged process runs as; null: `picosnitch-exporter`, or `nobody`",
+    ),
+    Key(
+        name="storage.group",
+        kind=Text(description="the name of a group, or null", check=check_group, nullable=True),
+        doc="whose members may use `top`, beside root; null: nobody else",
     ),
     Key(
         name="bpf.plan",

@@ -252,6 +252,13 @@ def check_user(text: str) -> str:
     return text
 
 
+def check_group(text: str) -> str:
+    """Raises ValueError unless it can be the name of a group."""
+    if not _USER.fullmatch(text):
+        raise ValueError(must_be("the name of a group", text))
+    return text
+
+
 def check_node(text: str) -> str:
     """Raises ValueError unless it can be the name of a Kubernetes node (RFC 1123)."""
     if not _NODE.fullmatch(text):

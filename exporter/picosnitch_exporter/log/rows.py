@@ -1,23 +1,31 @@
 """Write windows: the traffic of one connection within one of them becomes one row."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 from picosnitch_exporter.log.ignore import IgnoreRules
 from picosnitch_exporter.model import (
     NO_PROGRAM,
     AttributedFlow,
     Direction,
+    Executable,
     LogRow,
     ProcessKey,
     Program,
     Sha256,
 )
+from picosnitch_exporter.settings import LogSettings
 
 EXECUTION_PORT = -1
 """Both ports of a row that stands for an executable that ran (`Every exe`)."""
 MAX_ROWS = 200_000
 """Of one window, some 200 MB: beyond that the caller has to close it early."""
+
+MAX_REMEMBERED = 20_000
+"""Connections of the last window that stay in sight, some 20 MB."""
+
+_MASK = (1 << 64) - 1
 
 _Key = tuple[int, ProcessKey, str, int, str, Sha256]
 _ExecutionKey = tuple[Program, Program, Program, int, str]
@@ -47,6 +55,21 @@ class _Connection:
     domain: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentConnection:
+    """A connection of the open window, of the last one, or of both."""
+
+    id: str
+    """The same for as long as the connection lasts; says nothing of it."""
+    pid: int
+    row: LogRow
+    """Its latest names and addresses; its numbers are those of both windows."""
+    last_bytes: tuple[int, int]
+    """Sent and received in the last window."""
+    open_bytes: tuple[int, int]
+    """Sent and received so far in the open one."""
+
+
 class Windows:
     """Collects flows, and gives them as rows when the window is closed."""
 
@@ -62,6 +85,9 @@ class Windows:
         self._max_rows = max_rows
         self._connections: dict[_Key, _Connection] = {}
         self._executions: dict[_ExecutionKey, int] = {}
+        self._last: dict[_Key, _Connection] = {}
+        self.closed = 0
+        """Windows that were closed since the start."""
         self.ignored_rows = 0
         """Left out by `Log ignore` since the start."""
 
@@ -120,11 +146,54 @@ class Windows:
         """The rows of the window that ends now (Unix seconds), and begins the next one."""
         connections, self._connections = self._connections, {}
         executions, self._executions = self._executions, {}
+        self._last = connections if len(connections) <= MAX_REMEMBERED else {}
+        self.closed += 1
         rows = [self._connection_row(connection, now) for connection in connections.values()]
         rows += [_execution_row(key, count, now) for key, count in executions.items()]
         kept = tuple(row for row in rows if not self._ignore.matches(row))
         self.ignored_rows += len(rows) - len(kept)
         return kept
+
+    def recent(self, executable: Executable, now: float) -> Iterator[RecentConnection]:
+        """Its connections of the open window and the last one, without those that are ignored."""
+        for key in self._recent_keys():
+            last, current = self._last.get(key), self._connections.get(key)
+            latest = current or last
+            if latest is None or latest.flow.program.sha256 != executable.sha256:
+                continue
+            if latest.flow.program.exe != executable.exe:
+                continue
+            last_bytes, open_bytes = _moved(last), _moved(current)
+            row = replace(
+                self._connection_row(latest, now),
+                send_bytes=last_bytes[0] + open_bytes[0],
+                receive_bytes=last_bytes[1] + open_bytes[1],
+            )
+            if not self._ignore.matches(row):
+                yield RecentConnection(
+                    id=f"{hash(key) & _MASK:016x}",
+                    pid=latest.flow.owner.tgid,
+                    row=row,
+                    last_bytes=last_bytes,
+                    open_bytes=open_bytes,
+                )
+
+    def count_recent(self) -> dict[Executable, tuple[int, int]]:
+        """Connections and domains of each executable, in the open window and the last one."""
+        found: dict[Executable, tuple[int, set[str]]] = {}
+        for key in self._recent_keys():
+            connection = self._connections.get(key) or self._last[key]
+            program = connection.flow.program
+            executable = Executable(sha256=program.sha256, exe=program.exe)
+            count, domains = found.get(executable, (0, set()))
+            if connection.domain:
+                domains.add(connection.domain)
+            found[executable] = (count + 1, domains)
+        return {executable: (count, len(domains)) for executable, (count, domains) in found.items()}
+
+    def _recent_keys(self) -> Iterator[_Key]:
+        yield from self._connections
+        yield from (key for key in self._last if key not in self._connections)
 
     def _connection_row(self, connection: _Connection, now: float) -> LogRow:
         flow = connection.flow
@@ -150,6 +219,10 @@ class Windows:
         )
 
 
+def _moved(connection: _Connection | None) -> tuple[int, int]:
+    return (0, 0) if connection is None else (connection.send_bytes, connection.receive_bytes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hiding:
     """What `Log addresses`, `Log commands` and `Log ports` leave out of every log."""
@@ -157,6 +230,15 @@ class Hiding:
     addresses: bool = False
     commands: bool = False
     ports: bool = False
+
+    @classmethod
+    def of(cls, settings: LogSettings) -> Self:
+        """What the settings say."""
+        return cls(
+            addresses=not settings.addresses,
+            commands=not settings.commands,
+            ports=not settings.ports,
+        )
 
     def apply(self, rows: tuple[LogRow, ...]) -> tuple[LogRow, ...]:
         """The rows with these values empty (ports: 0). A domain is an address by its name."""

@@ -99,11 +99,7 @@ class LogWriter:
         couriers = {Target.SERVER: courier or _courier_of(settings, health), Target.OTLP: otlp}
         self._couriers = {target: each for target, each in couriers.items() if each is not None}
         self._keeps_rows = settings.sqlite.enabled
-        self._hiding = Hiding(
-            addresses=not settings.addresses,
-            commands=not settings.commands,
-            ports=not settings.ports,
-        )
+        self._hiding = Hiding.of(settings)
         self._connections = TextFile(storage / "conn.log") if settings.text.enabled else None
         self._executables = TextFile(storage / "exe.log")
         self._errors = ErrorLog(storage / "error.log")

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from picosnitch_exporter import __version__, catalog
+from picosnitch_exporter import __version__, catalog, privileges
 from picosnitch_exporter.config import otel
 from picosnitch_exporter.errors import (
     PeerGoneError,
@@ -30,16 +30,17 @@ from picosnitch_exporter.log.batches import decode_rows, encode_rows
 from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.ignore import IgnoreRules
 from picosnitch_exporter.log.journal import Journal
-from picosnitch_exporter.log.rows import Windows
+from picosnitch_exporter.log.rows import Hiding, Windows
 from picosnitch_exporter.log.sqlite import Database
 from picosnitch_exporter.log.writer import LogWriter
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit
 from picosnitch_exporter.outputs.http import WebServer
-from picosnitch_exporter.service import confines
+from picosnitch_exporter.service import confines, live
 from picosnitch_exporter.service.checking import Checks, unjudged
 from picosnitch_exporter.service.containers import Workloads
 from picosnitch_exporter.service.intake import Intake
+from picosnitch_exporter.service.live import LiveServer
 from picosnitch_exporter.service.status import ClockWatch, report_hello, report_own, report_status
 from picosnitch_exporter.settings import Settings, StorageSettings
 from picosnitch_exporter.state.attribution import Attributor
@@ -92,8 +93,12 @@ def run(
     PicosnitchError
         if it can't start, the sensor is gone, or a part of it has failed.
     """
+    readers = privileges.find_group(settings.storage.group)
+    top = live.bind(settings.storage.path, readers=readers)  # nothing can be made from the next on
     confined = confines.apply(settings, os.environ)
     exporter = ExporterProcess(settings, end, listening, desktop)
+    if top is not None:
+        exporter.serve_live(top, readers=readers)
     exporter.note_confined(confined)
     return exporter.run()
 
@@ -191,10 +196,22 @@ class ExporterProcess:
         self._is_stopping = False
         self._is_greeted = False
         self._confined: Mapping[str, bool] = {}
+        self._live: LiveServer | None = None
 
     def note_confined(self, confined: Mapping[str, bool]) -> None:
         """What confines this process, by mechanism, for the metric."""
         self._confined = confined
+
+    def serve_live(self, listener: socket.socket, *, readers: int | None) -> None:
+        """Lets `top` ask on this socket, once it runs."""
+        self._live = LiveServer(
+            listener,
+            snapshot=lambda: self._store.snapshot(time.time()),
+            readiness=lambda: self._not_ready,
+            hiding=Hiding.of(self._settings.log),
+            readers=readers,
+            failed=self._note_failure,
+        )
 
     def run(self) -> int:
         """Until the sensor says stop; 0, or an exception."""
@@ -202,6 +219,8 @@ class ExporterProcess:
         self._writer.start()
         self._workloads.start()
         self._web.start()
+        if self._live is not None:
+            self._live.start()
         if self._otlp is not None:
             self._otlp.start()
         try:
@@ -374,6 +393,8 @@ class ExporterProcess:
             report_own(self._health)
             self._next_stale = now + _STALE_SECONDS
         self._checks.tick()
+        if self._live is not None:
+            self._live.answer(self._windows, time.time())
         self._forget_durable()
         if (now >= self._next_commit or self._windows.is_full) and self._writer.has_room:
             self._commit()
@@ -428,6 +449,8 @@ class ExporterProcess:
         self._checks.close()
         self._workloads.close()
         self._web.close()
+        if self._live is not None:
+            self._live.close()
         self._hasher.close()
         self._journal.close()
         self._database.close()
