@@ -16,8 +16,10 @@ TEST_EXTRAS := otlp,otlp-grpc,postgresql,mysql,desktop,dashboards,test
 # The linters read the tests too, so they see what the tests import.
 LINT_EXTRAS := $(TEST_EXTRAS),lint
 
+FUZZ_SECONDS ?= 60
+
 # Packages of Debian and Ubuntu.
-RUN_PACKAGES  := clang llvm libbpf-dev libbpf1 linux-libc-dev make python3 python3-venv
+RUN_PACKAGES  := clang llvm libbpf-dev libbpf1 libseccomp2 linux-libc-dev make python3 python3-venv
 TEST_SERVERS  := postgresql mariadb-server prometheus prometheus-alertmanager
 TEST_PACKAGES := $(TEST_SERVERS) dbus iproute2 gcc libc6-dev openssl procps util-linux
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
@@ -135,6 +137,10 @@ bench: ## measure the overhead
 	@$(MAKE) --no-print-directory setup
 	@exec bench/run $(ARGS)
 
+.PHONY: fuzz
+fuzz: packages-run $(OBJECT) $(VENV)/.installed-fuzz ## look for bytes that a decoder can't take, FUZZ_SECONDS=60 for each
+	$(PYTHON) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
 .PHONY: image
 image: ## build the container image
 	@[ -x deploy/image ] || { $(call not_built_yet,deploy/image); }
@@ -213,3 +219,5 @@ $(VENV)/.installed-test: pyproject.toml ebpf/build_hook.py | venv $(OBJECT)
 	$(call install_project,$(TEST_EXTRAS))
 $(VENV)/.installed-lint: pyproject.toml ebpf/build_hook.py | venv $(OBJECT)
 	$(call install_project,$(LINT_EXTRAS))
+$(VENV)/.installed-fuzz: pyproject.toml ebpf/build_hook.py | venv $(OBJECT)
+	$(call install_project,fuzz)

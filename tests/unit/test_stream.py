@@ -167,6 +167,27 @@ def test_refused_when_counters_are_of_another_kernel_side() -> None:
         decode(encode(status))
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "9" * 5000])
+@pytest.mark.parametrize("replaced", ["0.25", "12345"])
+def test_refused_when_a_number_is_none(number: str, replaced: str) -> None:
+    """Found by `make fuzz`: a float without end as a counter."""
+    frame = KernelStatus(
+        counters=(12345,) * len(Counter),
+        maps=(),
+        programs=(),
+        drain_seconds=(0.25,),
+        sensor_lost=(),
+        idle_seconds=0.0,
+        open_descriptors=1,
+        resident_bytes=1,
+        cpu_seconds=0.0,
+    )
+    message = encode(frame)
+    body = message[8:].replace(replaced.encode(), number.encode())
+    with pytest.raises(WireError):
+        decode(message[:4] + struct.pack("=I", len(body)) + body)
+
+
 def test_descriptor_arrives_open_when_sent_with_its_frame(pair: tuple[Channel, Channel]) -> None:
     sensor, exporter = pair
     reading, writing = os.pipe()

@@ -1,6 +1,7 @@
 """Frames as bytes and back: a header of version, kind and length, then fields by the kind."""
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,15 @@ _POSITION = struct.Struct("=QQ")
 _EXECUTABLE = struct.Struct("=QIIIQQqqHH16s")
 _COMMAND_LINE = struct.Struct("=QQI")
 _CGROUP = struct.Struct("=QI")
+_MALFORMED = (
+    struct.error,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 _KINDS: tuple[type[Frame], ...] = (*FROM_SENSOR, *FROM_EXPORTER)
 
 
@@ -141,7 +151,7 @@ def decode(message: bytes) -> Frame:
     frame_type = _KINDS[kind - 1]
     try:
         return _decode_body(frame_type, body)
-    except (struct.error, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except _MALFORMED as error:
         raise WireError(f"malformed {frame_type.__name__} frame: {error}") from error
 
 
@@ -259,10 +269,21 @@ def _to_json(value: list[object]) -> bytes:
 
 
 def _from_json(body: bytes) -> list[Any]:
-    value = json.loads(body)
+    value = json.loads(body, parse_constant=_refuse, parse_float=_finite)
     if not isinstance(value, list):
         raise TypeError("not a list")
     return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.20} is no number")
+    return value
+
+
+def _refuse(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 _DECODERS: dict[type[Frame], Callable[[bytes], Frame]] = {
