@@ -129,17 +129,17 @@ def test_control_block_agrees(btf: Btf) -> None:
 
 def test_sensor_finds_who_a_record_speaks_of(btf: Btf) -> None:
     """It reads a few fields only, at offsets of its own."""
-    flow, process, unseen = (btf.struct(f"{name}_record") for name in ("flow", "process", "unseen"))
+    flow, unseen = (btf.struct(f"{name}_record") for name in ("flow", "unseen"))
     offsets = {
         name: {member.name: member.offset for member in found.members}
-        for name, found in (("flow", flow), ("process", process), ("unseen", unseen))
+        for name, found in (("flow", flow), ("unseen", unseen))
     }
-    key_bytes = btf.struct("file_identity").size
+    end = offsets["flow"]["executable"] + btf.struct("file_identity").size
 
-    assert 16 == offsets["flow"]["owner"] == offsets["process"]["key"] == offsets["unseen"]["owner"]
-    assert drain._FLOW_IDENTITY.size == offsets["flow"]["executable"] + key_bytes
-    assert drain._UNSEEN_IDENTITY.size == offsets["unseen"]["executable"] + key_bytes
-    assert drain._PROCESS_IDENTITY.size == offsets["process"]["executable"] + key_bytes
+    assert 16 == offsets["flow"]["owner"] == offsets["unseen"]["owner"]
+    assert offsets["flow"]["executable"] == offsets["unseen"]["executable"]
+    assert drain._FLOW_IDENTITY.size == end
+    assert slice(offsets["flow"]["owner"], end) == drain._SUBJECT
 
 
 def test_wire_version_agrees() -> None:
