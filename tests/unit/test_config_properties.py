@@ -45,6 +45,7 @@ TEXTS: dict[str, st.SearchStrategy[Plain]] = {
     "otlp.endpoint": st.none() | labels.map(lambda host: f"http://{host}:4318/v1"),
     "virustotal.base_url": labels.map(lambda host: f"https://{host}/api/v3"),
     "notifications.user": st.none() | labels,
+    "storage.group": st.none() | labels,
     "kubernetes.node_name": st.none() | st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True),
     "kubernetes.api_url": st.none() | labels.map(lambda host: f"https://{host}:6443"),
 }

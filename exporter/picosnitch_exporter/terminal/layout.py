@@ -47,6 +47,8 @@ class Column(Generic[Line_contra]):
     """Its share of the room that is left."""
     cut: Cut = Cut.END
     style: Callable[[Line_contra], Style] = lambda _line: Style.NORMAL
+    is_optional: bool = False
+    """Left out where it is empty in all lines."""
     falls: bool = True
     """Sorted with the largest first."""
 

@@ -88,6 +88,7 @@ EXECUTABLES: Final[tuple[Column[ExecutableLine], ...]] = (
         text=lambda line: clean(line.workload),
         order=lambda line: (0.0, line.workload),
         grows=1,
+        is_optional=True,
         falls=False,
     ),
     _rate("OUT/s", 1, lambda line: line.sent_rate),

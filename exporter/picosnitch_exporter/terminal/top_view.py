@@ -250,7 +250,12 @@ def _plain(text: str) -> Row:
 
 
 def _table(listing: Listing[Line], width: int, height: int) -> Sequence[Row]:
-    fitted = fit_columns(listing.columns, width)
+    columns = [
+        column
+        for column in listing.columns
+        if not column.is_optional or any(map(column.text, listing.shown))
+    ]
+    fitted = fit_columns(columns, width)
     head = []
     for one in fitted:
         column = one.column
