@@ -16,7 +16,7 @@ _COLUMNS: dict[str, tuple[str, Key]] = {
     "picosnitch_connect_failures_total": ("failures", ("protocol", "scope")),
 }
 _OWN = "picosnitch_exporter_"
-_LOSSES = ("events_lost_", "unattributed_", "unhashed_", "series_refused_", "log_rows_dropped_")
+_LOSSES = ("events_lost_", "unattributed_", "series_refused_", "log_rows_dropped_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class Scrape:
         )
 
     def losses(self) -> dict[str, float]:
-        """Everything lost or without a name that is not zero."""
+        """Everything lost that is not zero."""
         return {
             f"{name}{dict(sorted(pairs))}": value
             for (name, pairs), value in sorted(self.own.items(), key=str)

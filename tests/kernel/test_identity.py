@@ -107,19 +107,22 @@ def test_one_hash_has_all_bytes_when_a_file_has_two_names(
 def test_hash_is_known_when_the_program_was_only_in_memory(
     exporter: Exporter, shared_generator: Generator
 ) -> None:
+    """It has to live until the sensor has looked at it: nobody can watch that filesystem."""
     program = shared_generator.copy("memory")
     descriptor = os.memfd_create("no-such-file", 0)
     os.write(descriptor, program.path.read_bytes())
     program.path.unlink()
     with sink(shared_generator) as port:
-        subprocess.run(
-            [f"/proc/self/fd/{descriptor}", "oneshot", f"port={port}", "bytes=44"],
-            check=True,
-            pass_fds=[descriptor],
-        )
-    os.close(descriptor)
+        command = [f"/proc/self/fd/{descriptor}", "udp-client", f"port={port}", "bytes=44"]
+        with subprocess.Popen(
+            [*command, "hold=1"], pass_fds=[descriptor], stdin=subprocess.PIPE
+        ) as running:
+            os.close(descriptor)
+            try:
+                scrape = exporter.await_accounts({program.sha256: sent(44)})
+            finally:
+                running.kill()
 
-    scrape = exporter.await_accounts({program.sha256: sent(44)})
     assert {"/memfd:no-such-file"} == scrape.paths(program.sha256)
 
 
