@@ -39,7 +39,7 @@ ARG REVISION=unknown
 # libbpf loads the program, Python runs the rest; certificates for OTLP, VirusTotal and webhooks.
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-        ca-certificates libbpf1 python3-minimal libpython3-stdlib \
+        ca-certificates libbpf1 libseccomp2 python3-minimal libpython3-stdlib \
     && apt-get clean \
     && useradd --system --uid 10054 --user-group --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin picosnitch-exporter \

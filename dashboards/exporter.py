@@ -153,6 +153,18 @@ def _health() -> Section:
                 span=12,
                 height=8,
             ),
+            Table(
+                title="Confined processes",
+                description="On how many hosts a process is confined by seccomp and Landlock. "
+                "Fewer than there are: their log says what the system lacks (event=unconfined).",
+                columns={
+                    "Hosts": Promql(f"sum by (process, mechanism) ({_OWN}confined{{{HOSTS}}})")
+                },
+                sort="Hosts",
+                nothing="No exporter has been scraped",
+                span=24,
+                height=5,
+            ),
         ],
     )
 
