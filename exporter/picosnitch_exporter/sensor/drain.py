@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import FileIdentity, ProcessKey
 from picosnitch_exporter.sensor.libbpf import Library, program_statistics
 from picosnitch_exporter.sensor.loader import KernelSide
@@ -59,7 +60,20 @@ class Batch:
 
 
 def subjects_of(data: bytes) -> tuple[Subject, ...]:
-    """Subjects of the records in a piece of the ring, in order, those of flows each once."""
+    """Subjects of the records in a piece of the ring, in order, those of flows each once.
+
+    Raises
+    ------
+    WireError
+        if one is shorter than its kind is, or ends beyond the data.
+    """
+    try:
+        return _subjects_of(data)
+    except struct.error as error:
+        raise WireError(f"record that is shorter than its kind: {error}") from error
+
+
+def _subjects_of(data: bytes) -> tuple[Subject, ...]:
     subjects: list[Subject] = []
     seen: set[bytes] = set()
     for record in split_ring(data):

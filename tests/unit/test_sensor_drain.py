@@ -1,0 +1,29 @@
+import contextlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from picosnitch_exporter.errors import WireError
+from picosnitch_exporter.sensor.drain import subjects_of
+from picosnitch_exporter.wire import RecordKind
+
+
+def in_ring(kind: int, body: bytes) -> bytes:
+    record = struct.pack("=H", kind) + body
+    return struct.pack("=II", len(record), 0) + record + bytes(-len(record) % 8)
+
+
+@pytest.mark.parametrize("kind", [RecordKind.FLOW, RecordKind.PROCESS, RecordKind.UNSEEN])
+@pytest.mark.parametrize("size", [0, 20, 50])
+def test_refused_when_a_record_is_shorter_than_its_kind(kind: RecordKind, size: int) -> None:
+    """Found by `make fuzz`."""
+    with pytest.raises(WireError):
+        subjects_of(in_ring(kind, bytes(size)))
+
+
+@given(st.lists(st.builds(in_ring, st.sampled_from([*RecordKind, 99]), st.binary(max_size=200))))
+def test_only_a_wire_error_when_records_are_arbitrary(records: list[bytes]) -> None:
+    with contextlib.suppress(WireError):
+        subjects_of(b"".join(records))
