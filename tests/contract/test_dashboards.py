@@ -38,7 +38,15 @@ EXCLUSIONS: Json = yaml.safe_load((FOLDER / ".lint").read_text())["exclusions"]
 
 # On the server of `DB sql server`.
 TABLES = {
-    PREFIX + name for name in ("batches", "schema", FACTS, *(table.name for table in DICTIONARIES))
+    PREFIX + name
+    for name in (
+        "batches",
+        "claims",
+        "schema",
+        "verdicts",
+        FACTS,
+        *(table.name for table in DICTIONARIES),
+    )
 }
 # As Grafana has them with all variables on "All".
 VALUES = {
