@@ -21,7 +21,8 @@ FUZZ_SECONDS ?= 60
 # Packages of Debian and Ubuntu.
 RUN_PACKAGES  := clang llvm libbpf-dev libbpf1 libseccomp2 linux-libc-dev make python3 python3-venv
 TEST_SERVERS  := postgresql mariadb-server prometheus prometheus-alertmanager
-TEST_PACKAGES := $(TEST_SERVERS) dbus iproute2 gcc libc6-dev openssl procps tmux util-linux
+TEST_PACKAGES := $(TEST_SERVERS) dbus iproute2 gcc libc6-dev openssl procps tmux \
+	util-linux fish groff-base zsh
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
 LINT_PACKAGES := clang-format shellcheck
 

@@ -176,6 +176,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     record.add_argument("file", type=Path, metavar="FILE", help="picosnitch's record.json")
     _add_setting_flags(record)
 
+    _add_printers(commands)
     _add(commands, "version", _version, "print the version")
     for name, command in commands.choices.items():
         command.set_defaults(name=name, flags=tuple(command._option_string_actions))  # noqa: SLF001
@@ -207,6 +208,16 @@ def _add_top(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser = _add(commands, "top", _top, "show what talks right now", top_arguments.EXAMPLES)
     top_arguments.add(parser)
     _add_storage(parser)
+
+
+def _add_printers(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from picosnitch_exporter.terminal import completion, manual
+
+    shell = _add(
+        commands, "completion", _completion, "print what a shell completes", completion.EXAMPLES
+    )
+    shell.add_argument("shell", choices=tuple(completion.SHELLS), help="for which shell")
+    _add(commands, "man", _man, "print the man page", manual.EXAMPLES)
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:
@@ -318,6 +329,21 @@ def _query(arguments: argparse.Namespace) -> int:
     from picosnitch_exporter.terminal import query
 
     return query.run(_load(arguments).settings, arguments)
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from picosnitch_exporter.terminal import command_line, completion
+
+    _say(completion.script(arguments.shell, command_line.describe(_parser(["query"]))).rstrip())
+    return 0
+
+
+def _man(_: argparse.Namespace) -> int:
+    from picosnitch_exporter.terminal import command_line, manual
+
+    page = manual.page(command_line.describe(_parser(["query"])), version=__version__)
+    _say(page.rstrip())
+    return 0
 
 
 def _check_config(arguments: argparse.Namespace) -> int:

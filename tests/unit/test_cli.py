@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from picosnitch_exporter import __version__, cli
+from picosnitch_exporter import __version__, cli, terminal
 from picosnitch_exporter.config import loading
 from picosnitch_exporter.errors import KernelError, RequirementError
 from picosnitch_exporter.settings import Settings
@@ -46,11 +46,9 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     import picosnitch_exporter
 
     fake = Daemon()
-    terminal = types.ModuleType("picosnitch_exporter.terminal")
-    terminal.__dict__["doctor"] = fake
     monkeypatch.setattr(picosnitch_exporter, "daemon", fake, raising=False)
     monkeypatch.setitem(sys.modules, "picosnitch_exporter.daemon", fake)
-    monkeypatch.setitem(sys.modules, "picosnitch_exporter.terminal", terminal)
+    monkeypatch.setattr(terminal, "doctor", fake, raising=False)
     monkeypatch.setattr("picosnitch_exporter.logging_format.configure", lambda *_, **__: None)
     return fake
 
