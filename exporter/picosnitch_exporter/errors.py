@@ -7,6 +7,7 @@
     │   └── ConfigurationError   a file or key of the configuration
     ├── RequirementError         something that the machine lacks: privileges, kernel, package
     ├── KernelError              libbpf or a system call refused what the machine should have
+    │   └── DescriptorError      no file descriptor left: trying later may work
     ├── StorageError             the storage path or a database in it
     │   ├── StorageFullError     no room left, on the disk or within a bound of our own
     │   └── StorageBusyError     somebody else holds the lock
@@ -39,6 +40,10 @@ class RequirementError(PicosnitchError):
 
 class KernelError(PicosnitchError):
     """The kernel refused something that it should be able to do."""
+
+
+class DescriptorError(KernelError):
+    """This process, or the machine, has no file descriptor left; trying later may work."""
 
 
 class StorageError(PicosnitchError):

@@ -6,6 +6,7 @@
 ExporterError                it did not start, missed a deadline, or left something behind
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -130,9 +131,12 @@ class Exporter:
     @property
     def exporter_pid(self) -> int:
         """The unprivileged process, which has state and log."""
-        pid = self.sensor_pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(children[-1])
+        for pid in self._children():
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if descriptor.readlink() == self.storage / "snitch.db":
+                        return pid
+        raise ExporterError(f"no process has the storage open\n{self.said()}")
 
     def launch(self) -> None:
         """Start it, also again with the same storage and pins after it has stopped."""
@@ -170,7 +174,7 @@ class Exporter:
 
     def crash(self) -> None:
         """Kill both processes without a chance to do anything; storage and pins stay."""
-        self.crash_some(self.sensor_pid, self.exporter_pid)
+        self.crash_some(self.sensor_pid, *self._children())
 
     def crash_some(self, *pids: int) -> None:
         """Kill one of the processes, or both; wait until the privileged one has ended."""
@@ -231,6 +235,10 @@ class Exporter:
             found = "\n".join(differences(wanted, latest[0]))
             raise ExporterError(f"{found}\n{latest[0].losses()}\n{self.said()}")
         return latest[0]
+
+    def _children(self) -> list[int]:
+        pid = self.sensor_pid
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picosnitch_exporter.errors import StorageBusyError, StorageError
-from picosnitch_exporter.log.journal import Journal, JournalFullError
+from picosnitch_exporter.log.journal import Journal, JournalFullError, await_release
 
 
 def replayed(folder: Path, after: int = 0) -> list[bytes]:
@@ -233,3 +234,27 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(folder: Path) -
         frames = replayed(folder)
         assert len(frames) >= acknowledged
         assert frames == [n.to_bytes(8, "little") * 500 for n in range(len(frames))]
+
+
+def test_a_start_waits_when_the_exporter_before_is_about_to_end(folder: Path) -> None:
+    journal = Journal(folder)
+    ending = threading.Timer(0.2, journal.close)
+    ending.start()
+    await_release(folder, timeout_seconds=60)
+
+    Journal(folder).close()
+    ending.join()
+
+
+def test_a_start_waits_no_longer_than_it_may_when_the_other_stays(folder: Path) -> None:
+    journal = Journal(folder)
+    await_release(folder, timeout_seconds=0)
+
+    with pytest.raises(StorageBusyError, match="another exporter"):
+        Journal(folder)
+    journal.close()
+
+
+def test_a_start_waits_for_nobody_when_there_is_no_journal_yet(folder: Path) -> None:
+    await_release(folder, timeout_seconds=60)
+    assert not folder.exists()

@@ -160,3 +160,15 @@ def test_execution_keeps_its_port_when_ports_are_hidden() -> None:
     windows.add_execution(CURL, uid=0)
     (hidden,) = Hiding(ports=True).apply(windows.close(0.0))
     assert (hidden.local_port, hidden.remote_port) == (-1, -1)
+
+
+def test_new_connections_are_dropped_and_counted_when_nobody_closes_a_full_window() -> None:
+    windows = Windows(max_rows=4)
+    for cookie in range(8):
+        windows.add(flow(cookie=cookie, send=10))
+    windows.add(flow(cookie=0, send=1))
+
+    assert windows.is_full
+    assert windows.dropped_rows == 3
+    rows = windows.close(1_700_000_010.0)
+    assert [row.send_bytes for row in rows] == [11, 10, 10, 10, 10]

@@ -578,3 +578,17 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
+
+
+def test_counters_begin_anew_when_what_was_added_is_of_another_boot() -> None:
+    target = store()
+    see(target, 1)
+    move(target, 1, 10, 20)
+    target.restart_counters()
+
+    assert values("transmit_bytes", target.snapshot(NOW)) == {}
+    assert {0} == {total.value for total in target.changed_totals()}
+    move(target, 1, 3, at=NOW + 5)
+    snapshot = target.snapshot(NOW + 5)
+    assert list(values("transmit_bytes", snapshot).values()) == [3]
+    assert list(snapshot.transmit_bytes.created_seconds) == [NOW + 5]

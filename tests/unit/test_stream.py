@@ -1,7 +1,9 @@
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -201,6 +203,25 @@ def test_descriptor_arrives_open_when_sent_with_its_frame(pair: tuple[Channel, C
     assert not os.get_inheritable(received)
     os.close(received)
     os.close(writing)
+
+
+def test_frame_says_why_when_there_is_no_room_for_its_descriptor(
+    pair: tuple[Channel, Channel],
+) -> None:
+    sensor, exporter = pair
+    reading, writing = os.pipe()
+    sensor.send(seen(), descriptor=reading)
+    os.close(reading)
+    os.close(writing)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        frame, received = exporter.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert replace(seen(), reason="no_descriptor") == frame
+    assert received is None
 
 
 def test_refused_and_closed_when_a_frame_may_have_no_descriptor(

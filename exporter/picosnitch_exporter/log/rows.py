@@ -83,11 +83,16 @@ class Windows:
         self._ignore = ignore or IgnoreRules(())
         self._domains = domains or NoDomains()
         self._max_rows = max_rows
+        # Between two looks of the caller more come in; and a log that takes none must not take all
+        # the memory.
+        self._bound = max_rows + max_rows // 4
         self._connections: dict[_Key, _Connection] = {}
         self._executions: dict[_ExecutionKey, int] = {}
         self._last: dict[_Key, _Connection] = {}
         self.closed = 0
         """Windows that were closed since the start."""
+        self.dropped_rows = 0
+        """New connections that found no room since the start."""
         self.ignored_rows = 0
         """Left out by `Log ignore` since the start."""
 
@@ -113,6 +118,9 @@ class Windows:
             flow.program.sha256,
         )
         connection = self._connections.get(key)
+        if connection is None and len(self) >= self._bound:
+            self.dropped_rows += 1
+            return
         if connection is None:
             self._connections[key] = _Connection(
                 flow,

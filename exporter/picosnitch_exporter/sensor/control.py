@@ -113,7 +113,8 @@ class Control:
 
     def raise_dirty(self) -> None:
         """Makes the next drain look at everything."""
-        self._words[_SOCKETS_DIRTY] = self._words[_FLOWS_DIRTY] = self._words[_FALLBACK_DIRTY] = 1
+        for flag in (_SOCKETS_DIRTY, _FLOWS_DIRTY, _FALLBACK_DIRTY, _LATE_PROCESSES):
+            self._words[flag] = 1
 
     def set_expiring(self, *, is_expiring: bool) -> None:
         """Whether the next drain of the flows counts idle rounds and removes idle ones."""

@@ -178,10 +178,8 @@ class Drain:
         return is_stopped
 
     def batches(self) -> Iterator[Batch]:
-        """What is in the ring beyond `position`, which moves along with it."""
-        for batch in read_batches(self._side.ring, self.position):
-            self.position = batch.end
-            yield batch
+        """What is in the ring beyond `position`, which the caller moves."""
+        return read_batches(self._side.ring, self.position)
 
     def late_introductions(self) -> bytes:
         """Process records of those that found the ring full, in a row."""

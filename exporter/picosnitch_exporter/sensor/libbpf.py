@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from picosnitch_exporter.errors import KernelError, RequirementError
+from picosnitch_exporter.errors import DescriptorError, KernelError, RequirementError
 from picosnitch_exporter.logging_format import Event
 
 _log = logging.getLogger(__name__)
@@ -223,7 +223,8 @@ class Library:
         if number in {errno.EPERM, errno.EACCES}:
             text += " (root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, are needed)"
         details = self.messages.take()
-        return KernelError(f"{text}\n{details}" if details else text)
+        kind = DescriptorError if number in {errno.EMFILE, errno.ENFILE} else KernelError
+        return kind(f"{text}\n{details}" if details else text)
 
 
 class BpfMap:

@@ -4,6 +4,7 @@ It never waits for the exporter: frames that the stream does not take yet are ke
 and beyond that the records stay in the kernel.
 """
 
+import errno
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from picosnitch_exporter import confinement, privileges
-from picosnitch_exporter.errors import PeerGoneError, WireError
+from picosnitch_exporter.errors import DescriptorError, PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor.cgroups import Cgroups, take_new_cgroups
 from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches, subjects_of
@@ -56,6 +57,7 @@ _BEHIND_SECONDS = 0.02
 _STATUS_SECONDS = 5.0
 _RESUME_SECONDS = 60.0
 _MAX_QUEUED_FRAMES = 256
+_SAY_SECONDS = 60.0
 _PAGE_BYTES = resource.getpagesize()
 _KEPT_CAPABILITIES = (
     privileges.CAP_SYS_PTRACE,  # /proc/PID/exe and /proc/PID/root of others
@@ -86,6 +88,7 @@ class Sensor:
         self._lost: Tally[tuple[str, str]] = Tally()
         self._supervisor = Supervisor(os.environ)
         self._taken_position = -1
+        self._say_again = 0.0
         self._side: KernelSide = loader.start()
         new_cgroups = self._side.maps["new_cgroups"]
         self._cgroups = Cgroups(self._procfs, take_new=lambda: take_new_cgroups(new_cgroups))
@@ -220,30 +223,53 @@ class Sensor:
         is_behind = False
         while True:
             timeout = max(0.0, min(next_drain, next_status) - time.monotonic())
-            for descriptor, _events in self._epoll.poll(timeout):
-                if descriptor == self._stop_signals:
-                    return self._stop()
-                if descriptor == self._channel.fileno():
-                    self._receive()
-                    if is_behind:
-                        # What was acknowledged has made room in the ring.
-                        next_drain = time.monotonic()
-                elif descriptor == self._execs.mounts_descriptor:
-                    self._execs.watch_own_mounts()
+            ready = {descriptor for descriptor, _events in self._epoll.poll(timeout)}
+            if self._stop_signals in ready:
+                return self._stop()
+            if self._receive_from(ready) and is_behind:
+                # What was acknowledged has made room in the ring.
+                next_drain = time.monotonic()
             self._flush()
             self._watch_exporter()
             if self._is_congested():
                 next_drain = time.monotonic() + _BEHIND_SECONDS
                 continue
-            if time.monotonic() >= next_drain:
-                self._wake()
-                is_behind = self._drain.collect()
-                pause = _BEHIND_SECONDS if is_behind else drain_seconds
-                next_drain = time.monotonic() + pause
-            self._pump()
-            if time.monotonic() >= next_status:
-                self._send_status()
-                next_status = time.monotonic() + _STATUS_SECONDS
+            try:
+                if time.monotonic() >= next_drain:
+                    self._wake()
+                    is_behind = self._drain.collect()
+                    pause = _BEHIND_SECONDS if is_behind else drain_seconds
+                    next_drain = time.monotonic() + pause
+                self._pump()
+                if time.monotonic() >= next_status:
+                    self._send_status()
+                    next_status = time.monotonic() + _STATUS_SECONDS
+            except (DescriptorError, OSError) as error:
+                self._put_off(error)
+                next_drain = next_status = time.monotonic() + _DRAIN_SECONDS
+
+    def _receive_from(self, ready: set[int]) -> bool:
+        """Takes in what is ready; true if the exporter may have acknowledged something."""
+        if self._execs.mounts_descriptor in ready:
+            self._execs.watch_own_mounts()
+        if self._channel.fileno() not in ready:
+            return False
+        self._receive()
+        return True
+
+    def _put_off(self, error: DescriptorError | OSError) -> None:
+        """Without descriptors nothing can be read: it stays in the kernel until there are some."""
+        if isinstance(error, OSError) and error.errno not in {errno.EMFILE, errno.ENFILE}:
+            raise error
+        self._side.control.raise_dirty()
+        if time.monotonic() >= self._say_again:
+            self._say_again = time.monotonic() + _SAY_SECONDS
+            _log.warning(
+                Event(
+                    "no_descriptors",
+                    {"error": str(error), "meaning": "reading is put off: raise RLIMIT_NOFILE"},
+                )
+            )
 
     def _watch_exporter(self) -> None:
         """Puts systemd's watchdog off, unless the exporter process leaves what it is sent."""
@@ -276,6 +302,7 @@ class Sensor:
         self._introduce_again(self._drain.late_introductions())
         for batch in self._drain.batches():
             self._send_batch(batch, self._side.instance)
+            self._drain.position = batch.end
             if self._is_congested():
                 break
         self._hand_over(self._execs.read_events())

@@ -67,6 +67,7 @@ class Intake:
     def replay(self, after: int) -> int:
         """Takes in what the journal has beyond a committed segment; returns how many entries."""
         entries = 0
+        offset_ns = self._clocks.offset_ns
         for data in self._journal.replay(after):
             entries += 1
             try:
@@ -78,6 +79,7 @@ class Intake:
             if isinstance(entry, Carried) and entry.segment > after:
                 continue  # of a segment that is not committed itself: it is replayed from there
             self._replay_entry(entry)
+        self._clocks.offset_ns = offset_ns
         return entries
 
     def _replay_entry(self, entry: Entry) -> None:

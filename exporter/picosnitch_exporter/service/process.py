@@ -273,6 +273,10 @@ class ExporterProcess:
         if self._otlp is not None:
             self._otlp.begin()
         entries = self._intake.replay(persisted.journal_segment)
+        if entries and not self._database.is_same_boot:
+            # What was counted before the machine went down is for the log alone.
+            self._attributor.flush()
+            self._store.restart_counters()
         if entries:
             _log.warning(Event("journal_replayed", {"entries": entries}))
         self._clocks.look(self._health)
@@ -390,8 +394,11 @@ class ExporterProcess:
         self._health.set(catalog.HASH_QUEUE_LENGTH, (), self._hasher.pending)
         if now >= self._next_stale:
             self._store.drop_stale(now)
-            report_own(self._health)
+            with contextlib.suppress(OSError):  # no descriptor left
+                report_own(self._health)
             self._next_stale = now + _STALE_SECONDS
+        dropped = ("sqlite", "full")
+        self._health.set_counter(catalog.LOG_ROWS_DROPPED, dropped, self._windows.dropped_rows)
         self._checks.tick()
         if self._live is not None:
             self._live.answer(self._windows, time.time())

@@ -183,6 +183,17 @@ class Store:
                 if total.created_seconds:
                     self._restore_total(total, stale)
 
+    def restart_counters(self) -> None:
+        """Forgets all that was added: it belongs to another boot of the machine."""
+        with self._lock:
+            for entry in self._entries.values():
+                for columns, series in entry.series:
+                    columns.remove(series)
+                    del self._owners[series]
+                    for metric in columns.metrics:
+                        self._dropped[metric, series.labels] = columns
+                entry.series.clear()
+
     def snapshot(self, now_seconds: float) -> Snapshot:
         """Everything the outputs expose, at this Unix time."""
         with self._lock:

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import termios
+from dataclasses import replace
 
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.stream.codec import decode, encode
@@ -97,9 +98,12 @@ class Channel:
     def _check(self, message: bytes, flags: int, descriptors: int) -> Frame:
         if not message:
             raise PeerGoneError("the other process has closed the stream")
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & socket.MSG_TRUNC or (flags & socket.MSG_CTRUNC and descriptors):
             raise WireError("frame too long, or with more descriptors than it may have")
         frame = decode(message)
+        if flags & socket.MSG_CTRUNC and isinstance(frame, ExecutableSeen):
+            # There was one, but this process has reached its RLIMIT_NOFILE.
+            frame = replace(frame, reason="no_descriptor")
         if not isinstance(frame, self._receives):
             raise WireError(f"a {type(frame).__name__} frame from the wrong side")
         # The space for one descriptor is padded, and holds two.

@@ -1,0 +1,164 @@
+"""Full disk, locked database, other boot, wiped storage, no descriptors left."""
+
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.exporter import COMMAND, Exporter, poll
+from tests.kernel.generator import Generator
+from tests.kernel.scrape import Account
+from tests.kernel.steady import SteadyTraffic
+from tests.kernel.test_restart import SETTINGS, compare_log
+
+pytestmark = pytest.mark.usefixtures("privileges")
+
+LOOPBACK = ("tcp", "loopback")
+
+
+@contextmanager
+def small_storage(megabytes: int) -> Iterator[Exporter]:
+    """An exporter that is not started yet, whose storage is a small filesystem."""
+    exporter = Exporter(command=COMMAND, settings=SETTINGS)
+    exporter.storage.mkdir()
+    size = f"size={megabytes}m,mode=0700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", exporter.storage], check=True)
+    try:
+        with exporter:
+            exporter.launch()
+            yield exporter
+    finally:
+        subprocess.run(["umount", "-l", exporter.storage], check=True)
+        exporter.kill()
+
+
+def fill(folder: Path) -> Path:
+    """Leaves no room on a filesystem."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+def send(generator: Generator, name: str, size: int = 1234) -> dict[str, Account]:
+    """One connection of a new program."""
+    client, server = generator.copy(name), generator.copy("server")
+    with server.start("tcp-server") as listener:
+        port = listener.ready().port
+        with client.start("tcp-client", port=port, bytes=size) as sender:
+            sender.done()
+        listener.done()
+    return {
+        client.sha256: Account(transmit={LOOPBACK: size}, connections={(*LOOPBACK, "outbound"): 1})
+    }
+
+
+def test_rows_arrive_when_a_full_disk_has_room_again(shared_generator: Generator) -> None:
+    with small_storage(4) as exporter, SteadyTraffic(shared_generator) as traffic:
+        exporter.await_accounts(send(shared_generator, "before"))
+        filler = fill(exporter.storage)
+        exporter.await_scrape(
+            lambda scrape: bool(
+                scrape.value("log_errors_total", log="journal", reason="full")
+                and scrape.value("log_errors_total", log="sqlite", reason="full")
+            ),
+            "the disk is full",
+        )
+        expected = send(shared_generator, "during")
+        exporter.await_accounts(expected)
+        filler.unlink()
+        expected |= traffic.finish()
+        exporter.await_accounts(expected)
+        exporter.stop(signal.SIGTERM)
+        compare_log(exporter, expected)
+
+
+def test_rows_arrive_when_a_locked_database_is_released(shared_generator: Generator) -> None:
+    with Exporter.start(SETTINGS) as exporter, SteadyTraffic(shared_generator) as traffic:
+        with closing(sqlite3.connect(exporter.storage / "snitch.db")) as shell:
+            shell.execute("BEGIN EXCLUSIVE")
+            exporter.await_scrape(
+                lambda scrape: scrape.value("log_errors_total", reason="locked") >= 3, "locked"
+            )
+            exporter.await_accounts(send(shared_generator, "during"))
+            exporter.crash()
+            shell.execute("ROLLBACK")
+        exporter.launch()
+        expected = traffic.finish()
+        exporter.await_accounts(expected)
+        exporter.stop(signal.SIGTERM)
+        compare_log(exporter, expected)
+
+
+@pytest.mark.parametrize("way", ["stop", "crash"])
+def test_counters_start_at_zero_when_the_machine_was_booted(
+    shared_generator: Generator, way: str
+) -> None:
+    with Exporter.start(SETTINGS) as exporter:
+        expected = send(shared_generator, "before")
+        exporter.await_accounts(expected)
+        if way == "crash":
+            exporter.crash()
+        else:
+            exporter.stop(signal.SIGTERM)
+        shutil.rmtree(exporter.pins)
+        with closing(sqlite3.connect(exporter.storage / "snitch.db")) as database, database:
+            database.execute("UPDATE state SET value = 'another' WHERE name = 'boot_id'")
+        exporter.launch()
+
+        after = send(shared_generator, "after")
+        scrape = exporter.await_accounts(after, nothing=expected)
+        assert not any(executable.sha256 in expected for executable in scrape.accounts)
+        exporter.stop(signal.SIGTERM)
+        compare_log(exporter, expected | after)
+
+
+def test_counters_start_at_zero_when_the_storage_was_wiped(shared_generator: Generator) -> None:
+    with Exporter.start(SETTINGS) as exporter:
+        expected = send(shared_generator, "before")
+        exporter.await_accounts(expected)
+        exporter.stop(signal.SIGTERM)
+        for path in sorted(exporter.storage.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        exporter.launch()
+        exporter.await_accounts(send(shared_generator, "after"), nothing=expected)
+
+
+@contextmanager
+def no_descriptors_left(pid: int) -> Iterator[None]:
+    """A process that can open nothing more."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_bytes_are_exact_when_the_sensor_has_no_descriptors_left(
+    shared_generator: Generator,
+) -> None:
+    with Exporter.start(SETTINGS) as exporter, SteadyTraffic(shared_generator) as traffic:
+        exporter.await_accounts(send(shared_generator, "before"))
+        nobody = exporter.scrape().account("").sums()[0]
+        with no_descriptors_left(exporter.sensor_pid):
+            send(shared_generator, "during", 77_777)
+            said = poll(lambda: "no_descriptors" in exporter.said(), seconds=9)
+            assert said, exporter.said()
+        exporter.await_accounts(traffic.finish() | send(shared_generator, "after"))
+        exporter.await_scrape(
+            lambda scrape: (
+                scrape.account("").sums()[0] - nobody >= 77_777
+                or any(77_777 in account.transmit.values() for account in scrape.accounts.values())
+            ),
+            "what was sent meanwhile, under its hash or under none",
+        )
