@@ -18,7 +18,13 @@ from picosnitch_exporter import __version__
 from picosnitch_exporter.config import load_with_notices, show
 from picosnitch_exporter.config.keys import BY_NAME, KEYS
 from picosnitch_exporter.config.kinds import Choice
-from picosnitch_exporter.errors import PeerGoneError, PicosnitchError, UsageError
+from picosnitch_exporter.errors import (
+    ConfigurationError,
+    PeerGoneError,
+    PicosnitchError,
+    UsageError,
+)
+from picosnitch_exporter.settings import Settings
 
 if TYPE_CHECKING:
     from picosnitch_exporter.config import Loaded
@@ -48,6 +54,12 @@ examples:
 
 Flags win over the file. SIGTERM leaves the kernel side counting for the next start
 (bpf.keep_on_exit); Ctrl-C removes it.
+"""
+
+_DOCTOR_EXAMPLES = f"""\
+examples:
+  sudo {PROGRAM} doctor
+  sudo {PROGRAM} doctor --config.file=config.yaml --json | jq '.[] | select(.state != "ok")'
 """
 
 _CHECK_EXAMPLES = f"""\
@@ -149,7 +161,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     _add_setting_flags(run)
 
-    doctor = _add(commands, "doctor", _doctor, "say what `run` needs and whether it is there")
+    doctor = _add(
+        commands,
+        "doctor",
+        _doctor,
+        "say what `run` needs and whether it is there",
+        _DOCTOR_EXAMPLES,
+    )
     _add_setting_flags(doctor)
     doctor.add_argument("--json", action="store_true", help="for programs")
 
@@ -316,7 +334,15 @@ def _import_record(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from picosnitch_exporter.terminal import doctor
 
-    return doctor.run(_load(arguments).settings, as_json=arguments.json)
+    try:
+        loaded = _load(arguments)
+    except ConfigurationError as error:
+        if str(error).startswith("--"):  # not the file: the flags of this very command
+            raise
+        found = (doctor.configuration(error),)
+        return doctor.run(Settings(), as_json=arguments.json, before=found)
+    found = (doctor.configuration(loaded),)
+    return doctor.run(loaded.settings, as_json=arguments.json, before=found)
 
 
 def _top(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import yaml
 
 from picosnitch_exporter import __version__, cli, terminal
 from picosnitch_exporter.config import loading
-from picosnitch_exporter.errors import KernelError, RequirementError
+from picosnitch_exporter.errors import ConfigurationError, KernelError, RequirementError
 from picosnitch_exporter.settings import Settings
 
 Output = pytest.CaptureFixture[str]
@@ -30,11 +30,15 @@ class Daemon(types.ModuleType):
         super().__init__("picosnitch_exporter.daemon")
         self.settings: Settings | None = None
         self.called = ""
+        self.before: object = ()
         self.result: Callable[[], int] = lambda: 0
 
-    def run(self, settings: Settings, *, as_json: bool = False) -> int:
-        self.settings, self.called = settings, f"run {as_json}"
+    def run(self, settings: Settings, *, as_json: bool = False, before: object = ()) -> int:
+        self.settings, self.called, self.before = settings, f"run {as_json}", before
         return self.result()
+
+    def configuration(self, loaded: object) -> str:
+        return "wrong" if isinstance(loaded, ConfigurationError) else "right"
 
     def detach(self, settings: Settings) -> int:
         self.settings, self.called = settings, "detach"
@@ -164,6 +168,17 @@ def test_command_is_called_with_the_settings(
 
     assert cli.main(arguments) == 1
     assert (daemon.called, daemon.settings) == (called, Settings())
+
+
+def test_doctor_goes_on_when_the_file_is_wrong(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("nonsense: 1")
+
+    assert cli.main(["doctor", f"--config.file={file}"]) == 0
+    assert (daemon.before, daemon.settings) == (("wrong",), Settings())
+    assert cli.main(["doctor", "--log.level=loud"]) == 2
+    assert cli.main(["doctor"]) == 0
+    assert daemon.before == ("right",)
 
 
 def fail(error: BaseException) -> Callable[[], int]:

@@ -1,0 +1,118 @@
+"""The page at `/`, read as a parser reads it.
+
+Not in a browser: Chromium is more than 100 MB of packages, and there is nothing on the page that a
+browser runs. What a screen reader needs is in the tree.
+"""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from picosnitch_exporter.model import Snapshot
+from picosnitch_exporter.outputs.landing import TOP, landing_page
+from tests.unit.snapshots import column, executable, facts, labels, snapshot
+
+VOID = {"meta"}
+
+
+class Page(HTMLParser):
+    """The elements in order, each with its attributes and text; raises where they don't nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[int] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+        if tag not in VOID:
+            self._open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.elements[self._open.pop()][0] == tag
+
+    def handle_data(self, data: str) -> None:
+        for index in self._open:
+            self.elements[index][2].append(data)
+
+    def texts(self, tag: str) -> list[str]:
+        return ["".join(parts).strip() for name, _attributes, parts in self.elements if name == tag]
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes, _parts in self.elements if name == tag]
+
+
+def page(of: Snapshot, *, reason: str | None = None) -> Page:
+    return Page(
+        landing_page(
+            version="1.2.3", reason_not_ready=reason, snapshot=of, telemetry_path="/metrics"
+        )
+    )
+
+
+def busy(count: int) -> Snapshot:
+    programs = [executable(number, exe=f"/bin/{number}<&'\"") for number in range(count)]
+    return snapshot(
+        transmit=column([(labels(one), 1000 * number) for number, one in enumerate(programs)]),
+        receive=column([(labels(one), 2048) for one in programs]),
+        connections=column([(labels(one), 3) for one in programs]),
+        executables=tuple(facts(number, of=one) for number, one in enumerate(programs)),
+    )
+
+
+def test_page_has_a_language_a_title_and_headings_in_order() -> None:
+    read = page(busy(2))
+
+    assert read.attributes("html") == [{"lang": "en"}]
+    assert read.texts("title") == ["picosnitch-exporter: ready"]
+    assert [name for name, _a, _t in read.elements if name[0] == "h" and name[1:].isdigit()] == [
+        "h1",
+        "h2",
+        "h2",
+        "h2",
+    ]
+    assert len(read.attributes("main")) == 1
+
+
+def test_table_has_a_caption_and_a_scope_for_every_heading() -> None:
+    read = page(busy(3))
+
+    assert len(read.texts("caption")) == len(read.texts("table")) == 1
+    assert [one["scope"] for one in read.attributes("th")] == ["col"] * 5 + ["row"] * 3
+    assert len(read.attributes("td")) == 4 * 3
+
+
+def test_largest_come_first_and_no_more_than_a_few() -> None:
+    read = page(busy(TOP + 5))
+
+    assert read.texts("th")[5] == f"/bin/{TOP + 4}<&'\""
+    assert len(read.attributes("tr")) == TOP + 1
+    assert read.texts("td")[:4] == ["13.7 KiB", "2.0 KiB", "3", "disabled"]
+
+
+def test_page_says_so_when_nothing_has_talked() -> None:
+    read = page(snapshot(), reason="<starting>")
+
+    assert "None yet." in read.texts("p")
+    assert read.texts("dd")[0] == "not ready: <starting>"
+
+
+@pytest.mark.parametrize("element", ["script", "link", "img", "iframe", "form", "object"])
+def test_page_loads_and_runs_nothing(element: str) -> None:
+    read = page(busy(3))
+
+    assert read.attributes(element) == []
+    assert not [
+        one for _n, attributes, _t in read.elements for one in attributes if one[:2] == "on"
+    ]
+
+
+def test_links_stay_on_the_exporter() -> None:
+    assert [one["href"] for one in page(busy(1)).attributes("a")] == [
+        "/metrics",
+        "/-/ready",
+        "/-/healthy",
+    ]
