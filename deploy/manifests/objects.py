@@ -44,7 +44,7 @@ CONFIG = Value(
 RESOURCES = Value(
     path="resources",
     default={
-        "requests": {"cpu": "20m", "memory": "160Mi"},
+        "requests": {"cpu": "30m", "memory": "96Mi"},
         "limits": {"memory": "512Mi"},
     },
     comment="measured, see docs/fleet.md; no limit of CPU: a throttled reader of the ring falls\n"
