@@ -1,5 +1,7 @@
 """What the exporter process confines itself to, before it reads anything that others wrote."""
 
+import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -28,6 +30,8 @@ _SYSTEM = tuple(
 _DRIVER_VARIABLES = ("OTEL_", "PG", "SSL_CERT_", "GRPC_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Beginnings of the variables by which libraries are told of files."""
 
+_POSTGRESQL = ("psycopg", "psycopg2")
+
 
 def apply(settings: Settings, environment: Mapping[str, str]) -> Mapping[str, bool]:
     """Confines this process and all of its threads to come; what is in force, by mechanism.
@@ -42,6 +46,12 @@ def apply(settings: Settings, environment: Mapping[str, str]) -> Mapping[str, bo
     storage = settings.storage.path
     # Of SQLite and Python: nothing else can be written to.
     os.environ["TMPDIR"] = str(storage)
+    server = settings.log.server
+    if server is not None and server.client in _POSTGRESQL:
+        # Without its own libpq it starts ldconfig to find the system's: nothing can be started
+        # later. What is missing is said where it is used.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("psycopg")
     reachable = tuple(_readable(settings, environment))
     in_force = {"landlock": False, "seccomp": False}
     try:
@@ -59,18 +69,15 @@ def apply(settings: Settings, environment: Mapping[str, str]) -> Mapping[str, bo
 
 
 def report(health: Health, in_force: Mapping[str, bool]) -> None:
-    """What is in force, as a metric; of the sensor what the kernel says of this one's parent."""
+    """What is in force, as a metric; of the sensor what the kernel says of this one's parent.
+
+    Nothing where that can't be seen, as under systemd's ProtectProc=.
+    """
     for mechanism, is_in_force in in_force.items():
         health.set(catalog.CONFINED, ("exporter", mechanism), int(is_in_force))
-    health.set(catalog.CONFINED, ("sensor", "seccomp"), int(_has_filter(os.getppid())))
-
-
-def _has_filter(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text("utf-8", errors="replace")
-    except OSError:
-        return False
-    return "\nSeccomp:\t2\n" in status
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{os.getppid()}/status").read_text("utf-8", errors="replace")
+        health.set(catalog.CONFINED, ("sensor", "seccomp"), int("\nSeccomp:\t2\n" in status))
 
 
 def _readable(settings: Settings, environment: Mapping[str, str]) -> Iterator[Path]:
