@@ -342,3 +342,49 @@ def test_compose_mounts_what_exists() -> None:
 
 def test_texts_cover_every_owned_file() -> None:
     assert {name.split("/")[0] for name, _text in manifests.texts()} == {"kubernetes", "helm"}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Code of a page of the documentation."""
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_documented_prometheus_configurations_are_valid(tmp_path: Path) -> None:
+    for name in ("recording-rules.yml", "alert-rules.yml"):
+        shutil.copy(DEPLOY / "prometheus" / name, tmp_path)
+    (tmp_path / "nodes.yml").write_text("[]")
+    checked = 0
+    for page in ("install.md", "fleet.md", "containers.md"):
+        for block in blocks(page, "yaml"):
+            parsed = yaml.safe_load(block)
+            file = tmp_path / "checked.yml"
+            # Debian's promtool is built without Kubernetes' discovery.
+            known = re.sub(r"kubernetes_sd_configs: .*", "static_configs: []", block)
+            file.write_text(known.replace("/etc/prometheus/mimir-password", "nodes.yml"))
+            what = "config" if "scrape_configs" in parsed else "rules"
+            if what == "config" or "groups" in parsed:
+                done = subprocess.run(
+                    ["promtool", "check", what, file], capture_output=True, text=True, check=False
+                )
+                assert done.returncode == 0, f"{page}\n{block}\n{done.stdout}{done.stderr}"
+                checked += 1
+    assert checked >= 3
+
+
+def test_documented_exporter_configurations_are_valid(tmp_path: Path) -> None:
+    (found,) = [block for block in blocks("fleet.md", "yaml") if block.startswith("# config.yaml")]
+    file = tmp_path / "config.yaml"
+    file.write_text(found)
+
+    assert config.load(file, environment={}, overrides={}).otlp.logs
+
+
+def test_documented_docker_command_is_that_of_compose() -> None:
+    (command,) = [block for block in blocks("install.md", "sh") if "docker run" in block]
+    exporter = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["exporter"]
+
+    assert re.findall(r"--cap-add (\w+)", command) == exporter["cap_add"]
+    assert "--pid host" in command
+    for mount in exporter["volumes"][:2]:
+        assert f"-v {mount}" in command
