@@ -1,7 +1,7 @@
 """`picosnitch-exporter top`: what talks right now, in the terminal.
 
-Curses, because it is there: it starts in 20 ms and adds 1 MB, and knows every terminal that SSH
-may bring along.
+Curses, because it is there: importing it takes 1 ms and 0.3 MB (Textual: 300 ms and 23 MB), and it
+knows every terminal that SSH may bring along.
 """
 
 import argparse
