@@ -13,9 +13,9 @@ from picosnitch_exporter.outputs.prometheus import Exposition
 from picosnitch_exporter.settings import MetricsSettings
 from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.state.store import Store
-from tests.dns_samples import simple_answer
+from tests.dns_samples import dns_record, resolver_flow, simple_answer
 from tests.identity_samples import FakeHealth, digest
-from tests.unit.test_log_domains import ME, Timer, dns_record, resolver_flow
+from tests.unit.test_log_domains import ME, Timer
 
 NOW = 1_700_000_000.0
 HASHES = 100_000
