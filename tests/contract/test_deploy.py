@@ -329,6 +329,13 @@ def test_unit_waits_longer_than_the_exporter_takes() -> None:
     assert "KillSignal=SIGTERM" in text
 
 
+def test_unit_leaves_the_pins_writable() -> None:
+    """ProtectKernelTunables= wins over ReadWritePaths= (systemd 252, namespace.c)."""
+    settings = re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), flags=re.MULTILINE)
+    assert "ProtectKernelTunables" not in dict(settings)
+    assert ("ReadWritePaths", "/sys/fs/bpf") in settings
+
+
 def test_compose_mounts_what_exists() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     for service in compose["services"].values():
