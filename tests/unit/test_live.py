@@ -210,6 +210,15 @@ def test_client_says_so_when_the_exporter_stops(tmp_path: Path) -> None:
         ask(client, {"show": "executables"})
 
 
+def test_client_connects_again_when_it_was_silent_for_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_IDLE_SECONDS", 0.05)
+    with running(tmp_path, Windows()), contextlib.closing(LiveClient(tmp_path)) as client:
+        assert client.wait(0.5) is None
+        assert "executables" in ask(client, {"show": "executables"})
+
+
 def test_member_of_the_group_may_read_and_others_not() -> None:
     mine, other = socket.socketpair(socket.AF_UNIX)
     with mine, other:

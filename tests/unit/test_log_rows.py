@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picosnitch_exporter.log import rows as rows_module
 from picosnitch_exporter.log.ignore import IgnoreRules
 from picosnitch_exporter.log.rows import Hiding, Windows
 from picosnitch_exporter.model import (
     NO_PROGRAM,
     AttributedFlow,
     Direction,
+    Executable,
     LogRow,
     ProcessKey,
     Sha256,
@@ -172,3 +174,67 @@ def test_new_connections_are_dropped_and_counted_when_nobody_closes_a_full_windo
     assert windows.dropped_rows == 3
     rows = windows.close(1_700_000_010.0)
     assert [row.send_bytes for row in rows] == [11, 10, 10, 10, 10]
+
+
+CURL_EXECUTABLE = Executable(sha256=CURL.sha256, exe=CURL.exe)
+
+
+def test_connection_is_recent_for_two_windows() -> None:
+    windows = Windows()
+    windows.add(flow(send=1, recv=2))
+    (first,) = windows.recent(CURL_EXECUTABLE, 1.0)
+    windows.close(1.0)
+    windows.add(flow(send=10, recv=20))
+    (second,) = windows.recent(CURL_EXECUTABLE, 2.0)
+    windows.close(2.0)
+    (third,) = windows.recent(CURL_EXECUTABLE, 3.0)
+    windows.close(3.0)
+
+    assert (first.last_bytes, first.open_bytes) == ((0, 0), (1, 2))
+    assert (second.last_bytes, second.open_bytes) == ((1, 2), (10, 20))
+    assert (second.row.send_bytes, second.row.receive_bytes) == (11, 22)
+    assert (third.last_bytes, third.open_bytes) == ((10, 20), (0, 0))
+    assert first.id == second.id == third.id
+    assert tuple(windows.recent(CURL_EXECUTABLE, 4.0)) == ()
+    assert windows.closed == 3
+
+
+def test_recent_connections_are_those_of_the_executable_that_is_asked_for() -> None:
+    windows = Windows()
+    windows.add(flow(cookie=1))
+    windows.add(replace(flow(cookie=2), program=replace(CURL, exe="/other")))
+    windows.add(replace(flow(cookie=3), program=replace(CURL, sha256=Sha256("ef" * 32))))
+
+    assert len(tuple(windows.recent(CURL_EXECUTABLE, 1.0))) == 1
+    assert windows.count_recent() == {
+        CURL_EXECUTABLE: (1, 0),
+        Executable(sha256=CURL.sha256, exe="/other"): (1, 0),
+        Executable(sha256=Sha256("ef" * 32), exe=CURL.exe): (1, 0),
+    }
+
+
+def test_recent_connection_is_left_out_when_it_is_ignored() -> None:
+    windows = Windows(ignore=IgnoreRules((443,)))
+    windows.add(flow())
+
+    assert tuple(windows.recent(CURL_EXECUTABLE, 1.0)) == ()
+
+
+def test_last_window_is_forgotten_when_it_was_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MAX_REMEMBERED", 1)
+    windows = Windows()
+    for cookie in (1, 2):
+        windows.add(flow(cookie=cookie))
+    assert len(windows.close(1.0)) == 2
+
+    assert windows.count_recent() == {}
+
+
+def test_domains_are_counted_once_each() -> None:
+    domain = KnownDomain()
+    windows = Windows(domains=domain)
+    for cookie, name in enumerate(("com.example", "com.example", "org.example", "")):
+        domain.domain = name
+        windows.add(flow(cookie=cookie))
+
+    assert windows.count_recent() == {CURL_EXECUTABLE: (4, 2)}

@@ -143,8 +143,13 @@ def test_display_says_that_it_is_paused_or_not_ready() -> None:
     view = TopView()
     view.take({**executables(), "not_ready": "starting"}, 1.0)
     view.press("p")
-
     assert "0 executables  PAUSED  not ready: starting" in screen(view)
+
+    view.take(executables("/a"), 2.0)
+    assert "0 executables  PAUSED" in screen(view)
+    view.press("p")
+    view.take(executables("/a"), 3.0)
+    assert "1 executables" in screen(view)
 
 
 def test_any_key_closes_the_help() -> None:

@@ -30,7 +30,6 @@ class LiveClient:
     def __init__(self, storage: Path) -> None:
         self._storage = storage
         self._socket = _connect(storage)
-        self._socket.settimeout(0)
         self._buffer = bytearray()
         self.is_waiting = False
         """An answer has not come yet."""
@@ -41,10 +40,12 @@ class LiveClient:
 
     def ask(self, request: Answer) -> None:
         """Sends a request; to be called with no other one waiting."""
+        line = json.dumps(request).encode("ascii") + b"\n"
         try:
-            self._socket.sendall(json.dumps(request).encode("ascii") + b"\n")
-        except OSError as error:
-            raise self._gone() from error
+            self._socket.sendall(line)
+        except OSError:
+            self._connect_again()
+            self._socket.sendall(line)
         self.is_waiting = True
 
     def take(self) -> Answer | None:
@@ -61,6 +62,10 @@ class LiveClient:
             return None
         except OSError as error:
             raise self._gone() from error
+        if not data and not self.is_waiting:
+            # It keeps nobody who has been silent for long, as one that was stopped by Ctrl-Z.
+            self._connect_again()
+            return None
         self._buffer += data
         if not data or len(self._buffer) > _MAX_ANSWER_BYTES:
             raise self._gone()
@@ -91,6 +96,13 @@ class LiveClient:
         with contextlib.suppress(OSError):
             self._socket.close()
 
+    def _connect_again(self) -> None:
+        self.close()
+        try:
+            self._socket = _connect(self._storage)
+        except PicosnitchError as error:
+            raise self._gone() from error
+
     def _gone(self) -> PicosnitchError:
         return PicosnitchError(
             f"the exporter at {self._storage} has stopped: start it, and ask again"
@@ -105,6 +117,7 @@ def _connect(storage: Path) -> socket.socket:
             connection.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
         finally:
             os.close(folder)
+        connection.settimeout(0)
     except PermissionError as error:
         connection.close()
         raise PicosnitchError(

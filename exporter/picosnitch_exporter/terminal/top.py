@@ -130,7 +130,7 @@ class _Screen:
         self._draw()
         while not self._view.has_quit:
             now = time.monotonic()
-            if now >= next_ask and not self._client.is_waiting and not self._view.is_paused:
+            if now >= next_ask and not self._client.is_waiting:
                 self._client.ask(self._view.request)
                 next_ask = now + interval_seconds
             readable, _w, _x = select.select([sys.stdin, self._client], [], [], _LOOK_SECONDS)

@@ -114,13 +114,17 @@ class TopView:
         if "executables" in answer and self._chosen is None:
             reason = answer.get("not_ready")
             self._not_ready = reason if isinstance(reason, str) else ""
-            self._executables.show(self._executable_table.lines(answer, now))
+            executables = self._executable_table.lines(answer, now)
+            if not self.is_paused:
+                self._executables.show(executables)
         elif (
             self._connections is not None
             and self._chosen is not None
             and (answer.get("sha256"), answer.get("exe")) == (self._chosen.sha256, self._chosen.exe)
         ):  # and not one that was left in the meantime
-            self._connections.show(self._connection_table.lines(answer, now))
+            connections = self._connection_table.lines(answer, now)
+            if not self.is_paused or not self._connections.total:
+                self._connections.show(connections)
 
     def press(self, key: Key | str) -> bool:
         """Does what the key is for; whether something else is to be asked for at once."""
