@@ -261,6 +261,13 @@ def test_process_has_the_hash_of_the_run_before_when_it_ended_meanwhile(
     assert (digest("a"), "/usr/bin/curl") == (version.sha256, version.path)
 
 
+def test_process_has_the_old_hash_when_only_the_run_before_is_taken_in(bench: Bench) -> None:
+    bench.registry.restore([known_before()])
+    bench.registry.trusts_restored = True
+    version = bench.registry.version_of(file(), exec_ns=5)
+    assert digest("a") == version.sha256
+
+
 @pytest.mark.parametrize("changed_ns", [0, OLD_NS + 6])
 def test_process_has_no_old_hash_when_its_file_may_have_changed_unwatched(
     bench: Bench, changed_ns: int

@@ -92,6 +92,9 @@ class Registry:
         self._restored: dict[FileIdentity, KnownFile] = {}
         self._new_files: dict[_Stamps, KnownFile] = {}
         self._hashed: list[KnownFile] = []
+        self.trusts_restored = False
+        """While only what the run before has seen is taken in: it watched, so a file that nobody
+        has shown again since had the content that was hashed."""
         self.kernel = Version(
             identity=FileIdentity(device=0, inode=0, generation=0),
             path=KERNEL_PATH,
@@ -141,7 +144,8 @@ class Registry:
         if not identity.inode:
             return self.kernel
         chain = self._chain(identity)
-        if not chain.versions or chain.may_be_unseen(changed_ns):
+        may_be_unseen = not self.trusts_restored and chain.may_be_unseen(changed_ns)
+        if not chain.versions or may_be_unseen:
             version = Version(identity=identity, is_wanted=True)
             chain.versions.append(version)
             self._unseen.append((self._clock() + self._grace_ns, version))

@@ -272,11 +272,15 @@ class ExporterProcess:
         self._store.restore(persisted.totals, persisted.executables, now_seconds=time.time())
         if self._otlp is not None:
             self._otlp.begin()
+        is_other_boot = not self._database.is_same_boot
+        self._registry.trusts_restored = is_other_boot
         entries = self._intake.replay(persisted.journal_segment)
-        if entries and not self._database.is_same_boot:
-            # What was counted before the machine went down is for the log alone.
+        if entries and is_other_boot:
+            # What was counted before the machine went down is for the log alone, and nobody will
+            # introduce its processes again.
             self._attributor.flush()
             self._store.restart_counters()
+        self._registry.trusts_restored = False
         if entries:
             _log.warning(Event("journal_replayed", {"entries": entries}))
         self._clocks.look(self._health)
