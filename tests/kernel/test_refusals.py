@@ -72,9 +72,9 @@ class TestRefusals:
         assert "run it as root" in line
 
     def test_capability_is_named_when_root_lacks_it(self, storage: Path) -> None:
-        without = ("setpriv", "--bounding-set=-perfmon", "--inh-caps=-perfmon")
+        without = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
         line = the_line(run(storage, before=without))
-        assert "missing CAP_PERFMON" in line
+        assert "missing CAP_SYS_PTRACE" in line
 
     def test_btf_is_named_when_the_kernel_has_none(self, storage: Path) -> None:
         hidden = in_a_mount_namespace("mount -t tmpfs none /sys/kernel/btf")
