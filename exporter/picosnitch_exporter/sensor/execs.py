@@ -67,13 +67,12 @@ class ExecWatch:
         *,
         fanotify: Fanotify,
         procfs: Procfs,
-        watched_devices: BpfMap,
         lost: Callable[[str, str], None],
     ) -> None:
         self._fanotify = fanotify
         self._mark: Callable[[bytes], bool] = fanotify.watch_filesystem
         self._procfs = procfs
-        self._watched_devices = watched_devices
+        self._watched_devices: BpfMap | None = None
         self._lost = lost
         self._known: OrderedDict[FileIdentity, _Known] = OrderedDict()
         self._filesystems: dict[int, str] = {}
@@ -110,11 +109,21 @@ class ExecWatch:
             path = base + os.fsencode(mount.mount_point)
             if self._mark(path):
                 self._filesystems[mount.device] = mount.filesystem
-                self._watched_devices.update(_DEVICE_KEY.pack(mount.device), b"\1")
+                self._note_watched(mount.device)
                 self._refused.discard(mount.device)
             elif mount.device not in self._refused:
                 self._refused.add(mount.device)
                 _log.debug(Event("filesystem_unwatched", {"path": path, "type": mount.filesystem}))
+
+    def tell_programs(self, watched_devices: BpfMap) -> None:
+        """Lets the BPF programs know from now on which filesystems are marked."""
+        self._watched_devices = watched_devices
+        for device in self._filesystems:
+            self._note_watched(device)
+
+    def _note_watched(self, device: int) -> None:
+        if self._watched_devices is not None:
+            self._watched_devices.update(_DEVICE_KEY.pack(device), b"\1")
 
     def running(self) -> list[Opened]:
         """The executables of all processes that run now."""

@@ -89,20 +89,14 @@ class Sensor:
         self._supervisor = Supervisor(os.environ)
         self._taken_position = -1
         self._say_again = 0.0
+        # Marks first: whatever is executed once the programs count has its event.
+        self._fanotify = Fanotify()
+        self._execs = ExecWatch(fanotify=self._fanotify, procfs=self._procfs, lost=self._count_lost)
+        self._execs.watch_filesystems()
         self._side: KernelSide = loader.start()
+        self._execs.tell_programs(self._side.maps["watched_devices"])
         new_cgroups = self._side.maps["new_cgroups"]
         self._cgroups = Cgroups(self._procfs, take_new=lambda: take_new_cgroups(new_cgroups))
-        try:
-            self._fanotify = Fanotify()
-            self._execs = ExecWatch(
-                fanotify=self._fanotify,
-                procfs=self._procfs,
-                watched_devices=self._side.maps["watched_devices"],
-                lost=self._count_lost,
-            )
-        except BaseException:
-            self.remove()
-            raise
         self._drain = Drain(self._side, loader.library, position=self._side.ring.consumer_position)
         self._rings = {self._side.instance: self._side.ring}
         if self._side.records_lost:
@@ -127,9 +121,6 @@ class Sensor:
         PeerGoneError
             if the exporter has ended first.
         """
-        # Marks first: whatever is executed from here on is either seen by its event or found
-        # running.
-        self._execs.watch_filesystems()
         self._cgroups.walk()
         self._say_hello()
         self._await_resume()
