@@ -246,13 +246,19 @@ static __always_inline void make_flow(struct sock *sk, struct task_struct *task,
 	}
 }
 
+enum flow_kind {
+	KIND_TRANSMIT = 1,
+	KIND_NEW_PAIR = 2, /* the first of its socket and peer is a connection */
+	KIND_OPTIONAL = 4, /* the caller can count it under the socket as well */
+};
+
 /* Adds one call to the flow of the calling process with `key`'s peer. False where the map is full or the flow
  * is being expired: the caller has to count it elsewhere. */
 static __noinline bool count_flow(struct sock *sk, struct flow_key *key, long bytes,
-				  __u32 is_transmit_and_new)
+				  enum flow_kind kind)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	bool transmit = is_transmit_and_new & 1;
+	bool transmit = kind & KIND_TRANSMIT;
 	struct flow_state *flow;
 
 	if (!sk || !key)
@@ -265,9 +271,12 @@ static __noinline bool count_flow(struct sock *sk, struct flow_key *key, long by
 
 		if (is_abandoned())
 			return false;
-		make_flow(sk, task, key, &fresh, transmit, is_transmit_and_new & 2);
+		if (kind & KIND_OPTIONAL && control.flow_count >= FLOWS_OF_PEERS)
+			return false;
+		make_flow(sk, task, key, &fresh, transmit, kind & KIND_NEW_PAIR);
 		/* BPF_NOEXIST: a race with another thread must not overwrite what that one has added. */
-		bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST);
+		if (!bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST))
+			__sync_fetch_and_add(&control.flow_count, 1);
 		flow = bpf_map_lookup_elem(&flows, key);
 		if (!flow)
 			return false;
@@ -324,7 +333,7 @@ static __noinline int count_elsewhere(struct sock *sk, long bytes, __u32 transmi
 		read_remote(sk, key.remote_address);
 		key.remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
 	}
-	if (!count_flow(sk, &key, bytes, transmit | is_new_pair << 1))
+	if (!count_flow(sk, &key, bytes, transmit | (is_new_pair ? KIND_NEW_PAIR : 0)))
 		count_lost(bytes, transmit);
 	return 0;
 }

@@ -94,8 +94,8 @@ int drain_flows(struct bpf_iter__bpf_map_elem *context)
 	if (!flow->transmit_calls && !flow->receive_calls) {
 		if (!control.expire_flows)
 			return 0;
-		if (flow->closing)
-			bpf_map_delete_elem(&flows, &key);
+		if (flow->closing && !bpf_map_delete_elem(&flows, &key))
+			__sync_fetch_and_add(&control.flow_count, -1);
 		else if (++flow->idle_rounds >= control.flow_idle_rounds)
 			flow->closing = 1;
 		return 0;

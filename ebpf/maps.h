@@ -80,10 +80,15 @@ struct flow_state {
 	__u32 pad2;
 };
 
+/* A datagram's peer may be left out, its bytes are then counted under the socket. What has no other place than this
+ * map always finds some room that no flood of peers can take. */
+#define FLOWS_MAX      131072
+#define FLOWS_OF_PEERS (FLOWS_MAX / 8 * 7)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 131072);
+	__uint(max_entries, FLOWS_MAX);
 	__type(key, struct flow_key);
 	__type(value, struct flow_state);
 } flows SEC(".maps");

@@ -108,7 +108,7 @@ static __noinline bool count_peer(struct sock *sk, struct socket_state *state, l
 	key.cookie = state->cookie;
 	key.family = state->family;
 	key.protocol = state->protocol;
-	if (count_flow(sk, &key, bytes, transmit | 2))
+	if (count_flow(sk, &key, bytes, transmit | KIND_NEW_PAIR | KIND_OPTIONAL))
 		return true;
 	add_counter(COUNTER_FLOWS_FULL, 1);
 	return false;

@@ -191,6 +191,8 @@ struct control {
 	__u32 expire_flows; /* this drain counts idle rounds: every few seconds, not each time */
 	__u32 introduce_late; /* introduce_again speaks of those only that found the ring full */
 	__u32 late_processes; /* there are some */
+	__u32 flow_count; /* entries in the flows map */
+	__u32 pad;
 };
 
 #define ASSERT_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)
@@ -203,6 +205,6 @@ ASSERT_SIZE(dns_record, 32 + DNS_BYTES);
 ASSERT_SIZE(unseen_record, 64);
 ASSERT_SIZE(cgroup_key, 16);
 ASSERT_SIZE(cgroup_path, 4 + CGROUP_PATH_BYTES);
-ASSERT_SIZE(control, 72);
+ASSERT_SIZE(control, 80);
 
 #endif

@@ -16,7 +16,9 @@ _COLUMNS: dict[str, tuple[str, Key]] = {
     "picosnitch_connect_failures_total": ("failures", ("protocol", "scope")),
 }
 _OWN = "picosnitch_exporter_"
-_LOSSES = ("events_lost_", "unattributed_", "series_refused_", "log_rows_dropped_")
+_LOSSES = ("unattributed_", "series_refused_", "log_rows_dropped_")
+# Not the names of peers: whoever else runs on this machine asks for them as well.
+_LOST_STAGES = {"final_record", "exec_event"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +103,14 @@ class Scrape:
         )
 
     def losses(self) -> dict[str, float]:
-        """Everything lost that is not zero."""
+        """All traffic and executables lost that is not zero."""
         return {
             f"{name}{dict(sorted(pairs))}": value
             for (name, pairs), value in sorted(self.own.items(), key=str)
-            if value and name.startswith(_LOSSES) and not name.endswith("_created")
+            if value
+            and not name.endswith("_created")
+            and (name.startswith(_LOSSES) or dict(pairs).get("stage") in _LOST_STAGES)
+            and not name.startswith("events_delayed_")
         }
 
 

@@ -7,7 +7,7 @@ import mmap
 import time
 from typing import Final
 
-SIZE = 72
+SIZE = 80
 _HEARTBEAT, _LINGER = range(2)  # indexes of 64-bit words
 (
     _EVERY_EXE,
@@ -24,7 +24,9 @@ _HEARTBEAT, _LINGER = range(2)  # indexes of 64-bit words
     _EXPIRE_FLOWS,
     _INTRODUCE_LATE,
     _LATE_PROCESSES,
-) = range(4, 18)  # indexes of 32-bit words
+    _FLOW_COUNT,
+    _PAD,
+) = range(4, 20)  # indexes of 32-bit words
 
 
 class Control:
@@ -55,6 +57,11 @@ class Control:
             return 0.0
         idles_from_ns = self.heartbeat_ns + self._longs[_LINGER]
         return max(0.0, (time.clock_gettime_ns(time.CLOCK_MONOTONIC) - idles_from_ns) / 1e9)
+
+    @property
+    def flow_count(self) -> int:
+        """Entries in the flows map."""
+        return self._words[_FLOW_COUNT]
 
     def beat(self) -> None:
         """Says that somebody reads."""

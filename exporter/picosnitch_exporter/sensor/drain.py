@@ -28,6 +28,8 @@ _FLOW_IDENTITY = struct.Struct("=40xQII")
 _COUNTER = struct.Struct("=Q")
 EXPIRE_SECONDS = 15.0
 """Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
+CROWDED_SECONDS = 1.0
+"""The same while more than half of the map is in use: a flood of peers is forgotten in seconds."""
 UNSEEN_SECONDS = 15.0
 """Between two looks for sockets whose bytes no hook can see, among all open files."""
 _CAPACITY = {"flows": 131_072, "fallback": 65_536}
@@ -126,7 +128,7 @@ class Drain:
         self._library = library
         self.position = position
         self.durations: list[float] = []
-        self._next_expiry = 0.0
+        self._expired_at = 0.0
         self._next_look = time.monotonic() + UNSEEN_SECONDS  # the loader has just looked
         self._order = deque(("fallback", "sockets", "flows"))
         self._entries: dict[str, int] = {}
@@ -138,14 +140,17 @@ class Drain:
         side.control.beat()
         sockets, flows, fallback = side.control.take_dirty()
         started = time.monotonic()
-        is_expiring = started >= self._next_expiry and self._entries.get("flows", 1) > 0
+        flow_count = side.control.flow_count
+        is_crowded = flow_count > _CAPACITY["flows"] // 2
+        period = CROWDED_SECONDS if is_crowded else EXPIRE_SECONDS
+        is_expiring = flow_count > 0 and started >= self._expired_at + period
         side.control.set_expiring(is_expiring=is_expiring)
         if started >= self._next_look:
             side.links["find_unseen"].run_iterator()
             self._next_look = started + UNSEEN_SECONDS
         if is_expiring:
             flows = True
-            self._next_expiry = started + EXPIRE_SECONDS
+            self._expired_at = started
         if not (sockets or flows or fallback):
             return False
         dirty = {"fallback": fallback, "sockets": sockets, "flows": flows}
