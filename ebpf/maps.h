@@ -5,6 +5,11 @@
 #ifndef MAPS_H
 #define MAPS_H
 
+enum {
+	SOCKET_OPENED =
+		1 << 16, /* its connection with the present peer is counted; stays out of records */
+};
+
 /* A socket and what was counted on it. The four counters hold what has not been reported yet: programs add
  * to them, whoever reports takes them with an atomic exchange, so that any number of reporters at once take each
  * byte exactly once. Everything else is written by the one that claims the socket. */
@@ -32,7 +37,7 @@ struct socket_state {
 	__u8 direction;
 	__u32 netns;
 	__u32 uid;
-	__u32 flags; /* FLOW_KERNEL */
+	__u32 flags; /* FLOW_KERNEL, SOCKET_OPENED */
 	__u8 has_copied_seq; /* seen from its first byte on */
 	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
 	__u8 unseen; /* reported as a socket whose bytes no hook can see */

@@ -123,6 +123,7 @@ static __noinline int change_peer(struct sock *sk, struct socket_state *state)
 		push(state, bpf_ktime_get_boot_ns() | 1ULL << 63, 0);
 	read_tuple(sk, state);
 	state->direction = DIRECTION_UNKNOWN;
+	__sync_fetch_and_and(&state->flags, ~SOCKET_OPENED);
 	return 0;
 }
 
@@ -148,8 +149,11 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit)
 	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!state || !state->owner.tgid) {
 		state = claim(sk);
-		if (!state)
-			return count_elsewhere(sk, bytes, transmit, 1);
+		if (!state) {
+			/* With storage, somebody else is claiming it right now, who counts the connection. */
+			state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+			return count_elsewhere(sk, bytes, transmit, !state);
+		}
 	}
 	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
 		write_owner(state, task);
@@ -166,7 +170,8 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit)
 	}
 	if (!is_owner(state, task))
 		return count_elsewhere(sk, bytes, transmit, 0);
-	if (state->direction == DIRECTION_UNKNOWN && is_datagram(state->protocol)) {
+	if (state->direction == DIRECTION_UNKNOWN && is_datagram(state->protocol) &&
+	    !(__sync_fetch_and_or(&state->flags, SOCKET_OPENED) & SOCKET_OPENED)) {
 		state->direction = transmit ? DIRECTION_OUTBOUND : DIRECTION_INBOUND;
 		__sync_fetch_and_add(&state->connections, 1);
 	}

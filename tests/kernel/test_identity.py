@@ -37,6 +37,8 @@ def test_both_hashes_are_told_apart_when_a_file_is_written_in_place_and_run_agai
     program = shared_generator.copy("written")
     with sink(shared_generator) as port:
         shoot(program, port, 100)
+        # What is overwritten before anybody could read it has no hash.
+        exporter.await_accounts({program.sha256: sent(100)})
         for number in range(3):
             with program.path.open("ab") as file:
                 file.write(f"more {number}\n".encode())

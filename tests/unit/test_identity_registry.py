@@ -160,6 +160,14 @@ def test_change_time_tells_the_content_when_the_exec_time_can_not(
     assert shown[ran] is version
 
 
+def test_no_hash_is_borrowed_when_a_file_was_overwritten_before_it_was_shown(bench: Bench) -> None:
+    shown = bench.show(seen(modified_ns=OLD_NS + 9, changed_ns=OLD_NS + 9))
+    bench.hash(shown, "b")
+    overwritten = bench.registry.version_of(file(), exec_ns=5, changed_ns=OLD_NS)
+    assert ("", "forgotten") == (overwritten.sha256, overwritten.reason)
+    assert shown is bench.registry.version_of(file(), exec_ns=5, changed_ns=OLD_NS + 9)
+
+
 def test_file_is_hashed_once_when_it_is_shown_again(bench: Bench) -> None:
     shown = bench.show(seen())
     again = descriptor()

@@ -81,14 +81,17 @@ class Chain:
         """What a process ran, by the time of its exec and the file's change time at that moment.
 
         The latest that neither was seen only after the exec nor has been written since; else the
-        first. None where that is gone.
+        first. None where it ran what was overwritten before anybody could read it, or is gone.
         """
         for at in reversed(range(len(self.versions))):
             version = self.versions[at]
             is_later = bool(changed_ns and version.changed_ns) and changed_ns < self._written_ns(at)
             if version.seen_ns <= exec_ns and not is_later:
                 return version
-        return self.forgotten if self.is_cut or self.is_restored else self.versions[0]
+        is_older = bool(changed_ns and self.versions[0].changed_ns) and (
+            changed_ns < self._written_ns(0)
+        )
+        return self.forgotten if self.is_cut or self.is_restored or is_older else self.versions[0]
 
     def may_be_unseen(self, changed_ns: int) -> bool:
         """Whether the file was changed while nobody watched, and the process ran what it is now."""
@@ -105,7 +108,7 @@ class Chain:
         version = self.versions[at]
         written_ns = min(version.modified_ns, version.changed_ns)
         if not at:
-            return written_ns if self.is_cut or self.is_restored else 0
+            return written_ns
         return max(written_ns, min(self.versions[at - 1].changed_ns + 1, version.changed_ns))
 
     def begin(self, frame: ExecutableSeen, *, is_racy: bool) -> Version:
