@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -79,6 +79,17 @@ def domains_in_log(exporter: Exporter, address: str, *, rows: int = 1) -> list[t
     return poll(read, seconds=WAIT_SECONDS)
 
 
+def await_questions(exporter: Exporter, names: Sequence[str]) -> None:
+    """Until it is known who asked: a datagram's peer is reported by the next drain."""
+
+    def have_asked() -> bool:
+        with closing(sqlite3.connect(f"file:{exporter.storage}/snitch.db?mode=ro", uri=True)) as db:
+            asked = db.execute("SELECT cmdline FROM connection_log WHERE rport = 53").fetchall()
+        return all(any(name in cmdline for (cmdline,) in asked) for name in names)
+
+    assert poll(have_asked, seconds=WAIT_SECONDS)
+
+
 @pytest.mark.parametrize(
     ("number", "how", "name", "domain"),
     [
@@ -113,6 +124,7 @@ def test_own_name_is_in_the_log_when_another_process_asked_later(
             stack.enter_context(
                 program(netns, "name_client.py", "127.0.0.53/udp", name, address, str(PORT))
             )
+        await_questions(logging, names)
 
     found = {
         cmdline.split()[3]: domain for cmdline, domain in domains_in_log(logging, address, rows=2)
