@@ -164,7 +164,7 @@ def test_no_hash_is_borrowed_when_a_file_was_overwritten_before_it_was_shown(ben
     shown = bench.show(seen(modified_ns=OLD_NS + 9, changed_ns=OLD_NS + 9))
     bench.hash(shown, "b")
     overwritten = bench.registry.version_of(file(), exec_ns=5, changed_ns=OLD_NS)
-    assert ("", "forgotten") == (overwritten.sha256, overwritten.reason)
+    assert (overwritten.sha256, overwritten.reason) == ("", "forgotten")
     assert shown is bench.registry.version_of(file(), exec_ns=5, changed_ns=OLD_NS + 9)
 
 
