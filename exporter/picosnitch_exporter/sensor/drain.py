@@ -173,7 +173,8 @@ class Drain:
         self._met[name] = met + (self._met.get(name, 0) if is_resumed else 0)
         is_stopped = link.is_stopped
         if not is_stopped:
-            self._entries[name] = self._met[name]
+            # What the fallback map held has been moved.
+            self._entries[name] = 0 if name == "fallback" else self._met[name]
         if name == "fallback":
             # What it has moved is gone, so it is always the first elements that wait.
             link.begin_anew()
@@ -217,8 +218,9 @@ class Drain:
         ring = self._side.ring
         used = ring.producer_position - ring.consumer_position
         uses = [MapUse(name="records", entries=used, capacity=ring.size)]
+        counts = self._entries | {"flows": self._side.control.flow_count}
         for name in ("sockets", "flows", "fallback"):
-            entries = self._entries.get(name, 0)
+            entries = counts.get(name, 0)
             uses.append(MapUse(name=name, entries=entries, capacity=_CAPACITY.get(name, 0)))
         return tuple(uses)
 
