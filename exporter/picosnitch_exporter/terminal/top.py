@@ -181,8 +181,9 @@ class _Screen:
             column += len(text)
 
     def _attributes(self, look: Look, style: Style) -> int:
-        if look in {Look.HEAD, Look.SELECTED}:
-            return curses.A_REVERSE | (curses.A_BOLD if look is Look.HEAD else 0)
+        if look is Look.HEAD:
+            return curses.A_REVERSE | curses.A_BOLD
+        marked = curses.A_REVERSE if look is Look.SELECTED else 0
         if self._colours:
-            return self._colours.get(style, curses.A_DIM if style is Style.DIM else 0)
-        return curses.A_BOLD if style in {Style.BAD, Style.WARNING} else 0
+            return marked | self._colours.get(style, curses.A_DIM if style is Style.DIM else 0)
+        return marked | (curses.A_BOLD if style in {Style.BAD, Style.WARNING} else 0)

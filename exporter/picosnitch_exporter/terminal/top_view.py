@@ -271,7 +271,9 @@ def _table(listing: Listing[Line], width: int, height: int) -> Sequence[Row]:
         for one in fitted:
             if parts:
                 parts.append(("  ", Style.NORMAL))
-            parts.append((one.cell(line), one.column.style(line)))
+            cell = one.cell(line)
+            # On the selected line a style is a background: not under nothing.
+            parts.append((cell, one.column.style(line) if cell.strip() else Style.NORMAL))
         rest = width - sum(cells(text) for text, _style in parts)
         parts.append((" " * max(0, rest), Style.NORMAL))
         is_selected = number == listing.position
