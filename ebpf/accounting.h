@@ -126,17 +126,12 @@ static __always_inline void read_kind(struct sock *sk, struct socket_state *stat
 	state->netns = sk->__sk_common.skc_net.net->ns.inum;
 }
 
-/* All that a claimed socket has; a peer that the packet hooks have noted stays. */
+/* All that a claimed socket has; what the packet hooks have noted stays. */
 static __always_inline void begin(struct sock *sk, struct socket_state *state, __u64 cookie)
 {
 	state->cookie = cookie;
 	read_kind(sk, state);
-	if (is_datagram(state->protocol) && is_unconnected(sk)) {
-		read_local(sk, state->local_address);
-		state->local_port = sk->__sk_common.skc_num;
-	} else {
-		read_tuple(sk, state);
-	}
+	read_tuple(sk, state);
 	start_copied_seq(sk, state);
 	write_owner(state, bpf_get_current_task_btf());
 }

@@ -122,10 +122,10 @@ static __always_inline void note_source(struct __sk_buff *skb, const __u8 *packe
 	if (!state || state->names_peers)
 		return;
 	if (packet[0] >> 4 == 4)
-		map_ipv4(state->remote_address, *(const __be32 *)(packet + 12));
+		map_ipv4(state->noted_address, *(const __be32 *)(packet + 12));
 	else if (packet + IPV6_BYTES <= end)
-		__builtin_memcpy(state->remote_address, packet + 8, 16);
-	state->remote_port = bpf_ntohs(port);
+		__builtin_memcpy(state->noted_address, packet + 8, 16);
+	state->noted_port = bpf_ntohs(port);
 }
 
 /* Sees every packet that arrives at a socket, from its IP header on. IPv6 extension headers, which no resolver

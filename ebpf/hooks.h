@@ -141,9 +141,9 @@ int note_destination(struct __sk_buff *skb)
 	if (!state)
 		return 1;
 	if (packet[0] >> 4 == 4)
-		map_ipv4(state->remote_address, *(const __be32 *)(packet + 16));
+		map_ipv4(state->noted_address, *(const __be32 *)(packet + 16));
 	else if (packet + IPV6_BYTES <= end)
-		__builtin_memcpy(state->remote_address, packet + 24, 16);
+		__builtin_memcpy(state->noted_address, packet + 24, 16);
 	return 1;
 }
 

@@ -28,10 +28,11 @@ struct socket_state {
 	__u32 copied_seq; /* tcp_sock.copied_seq up to which receive_bytes has counted */
 	__u32 connecting; /* a connect() that has not got as far as SYN_SENT */
 	__u8 local_address[16];
-	__u8 remote_address
-		[16]; /* of an unconnected datagram socket: whom its last packet was from or for */
+	__u8 remote_address[16];
+	__u8 noted_address[16]; /* of an unconnected socket: whom its last packet was from or for */
 	__u16 local_port;
 	__u16 remote_port;
+	__u16 noted_port;
 	__u16 protocol;
 	__u8 family;
 	__u8 direction;
@@ -41,7 +42,7 @@ struct socket_state {
 	__u8 has_copied_seq; /* seen from its first byte on */
 	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
 	__u8 unseen; /* reported as a socket whose bytes no hook can see */
-	__u8 pad;
+	__u8 pad[5];
 };
 
 struct {

@@ -78,7 +78,7 @@ static __always_inline bool take_peer(struct flow_key *key)
 static __always_inline bool guess_peer(struct socket_state *state, struct flow_key *key,
 				       bool transmit)
 {
-	const __u64 *noted = (const __u64 *)state->remote_address;
+	const __u64 *noted = (const __u64 *)state->noted_address;
 
 	if (!transmit && state->names_peers) {
 		state->names_peers = 0;
@@ -86,8 +86,8 @@ static __always_inline bool guess_peer(struct socket_state *state, struct flow_k
 	}
 	if (!noted[0] && !noted[1])
 		return false;
-	__builtin_memcpy(key->remote_address, state->remote_address, 16);
-	key->remote_port = state->remote_port;
+	__builtin_memcpy(key->remote_address, state->noted_address, 16);
+	key->remote_port = state->noted_port;
 	return true;
 }
 

@@ -183,8 +183,9 @@ PEERS = 120_000
 TALKER = """
 import socket, sys
 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.bind(("", 29000))  # which makes it one of its own peers, after many that found no room
 for number in range(int(sys.argv[1])):
-    sender.sendto(b"seven b", (f"127.0.{1 + number // 60000}.1", 1 + number % 60000))
+    sender.sendto(b"seven b", (f"127.0.{1 + number // 30000}.1", 1 + number % 30000))
 """
 
 
