@@ -21,8 +21,10 @@ FUZZ_SECONDS ?= 60
 # Packages of Debian and Ubuntu.
 RUN_PACKAGES  := clang llvm libbpf-dev libbpf1 libseccomp2 linux-libc-dev make python3 python3-venv
 TEST_SERVERS  := postgresql mariadb-server prometheus prometheus-alertmanager
+# 121 MB to fetch, 440 MB on the disk. Ubuntu has no package of it, only a snap.
+BROWSER       := $(shell . /etc/os-release 2>/dev/null && [ "$$ID" != debian ] || echo chromium chromium-driver)
 TEST_PACKAGES := $(TEST_SERVERS) dbus iproute2 gcc libc6-dev openssl procps tmux \
-	util-linux fish groff-base zsh
+	util-linux fish groff-base zsh $(BROWSER)
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
 LINT_PACKAGES := clang-format shellcheck
 

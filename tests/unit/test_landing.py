@@ -1,14 +1,10 @@
-"""The page at `/`, read as a parser reads it.
-
-Not in a browser: Chromium is more than 100 MB of packages, and there is nothing on the page that a
-browser runs. What a screen reader needs is in the tree.
-"""
+"""The page at `/`, read as a parser reads it; tests/integration has it in a browser."""
 
 from html.parser import HTMLParser
 
 import pytest
 
-from picosnitch_exporter.model import Snapshot
+from picosnitch_exporter.model import Executable, Sha256, Snapshot, Verdict, VirusTotalResult
 from picosnitch_exporter.outputs.landing import TOP, landing_page
 from tests.unit.snapshots import column, executable, facts, labels, snapshot
 
@@ -53,13 +49,16 @@ def page(of: Snapshot, *, reason: str | None = None) -> Page:
     )
 
 
-def busy(count: int) -> Snapshot:
+def busy(count: int, *, verdict: Verdict = Verdict.DISABLED) -> Snapshot:
     programs = [executable(number, exe=f"/bin/{number}<&'\"") for number in range(count)]
     return snapshot(
         transmit=column([(labels(one), 1000 * number) for number, one in enumerate(programs)]),
         receive=column([(labels(one), 2048) for one in programs]),
         connections=column([(labels(one), 3) for one in programs]),
-        executables=tuple(facts(number, of=one) for number, one in enumerate(programs)),
+        executables=tuple(
+            facts(number, of=one, virustotal=VirusTotalResult(verdict=verdict))
+            for number, one in enumerate(programs)
+        ),
     )
 
 
@@ -81,16 +80,42 @@ def test_table_has_a_caption_and_a_scope_for_every_heading() -> None:
     read = page(busy(3))
 
     assert len(read.texts("caption")) == len(read.texts("table")) == 1
-    assert [one["scope"] for one in read.attributes("th")] == ["col"] * 5 + ["row"] * 3
-    assert len(read.attributes("td")) == 4 * 3
+    assert [one["scope"] for one in read.attributes("th")] == ["col"] * 4 + ["row"] * 3
+    assert len(read.attributes("td")) == 3 * 3
 
 
 def test_largest_come_first_and_no_more_than_a_few() -> None:
     read = page(busy(TOP + 5))
 
-    assert read.texts("th")[5] == f"/bin/{TOP + 4}<&'\""
+    assert read.texts("th")[4] == f"/bin/{TOP + 4}<&'\"SHA-256 000000000000…"
     assert len(read.attributes("tr")) == TOP + 1
-    assert read.texts("td")[:4] == ["13.7 KiB", "2.0 KiB", "3", "disabled"]
+    assert read.texts("td")[:3] == ["13.7 KiB", "2.0 KiB", "3"]
+
+
+def test_verdicts_are_a_column_when_virustotal_is_asked() -> None:
+    read = page(busy(1, verdict=Verdict.SUSPICIOUS))
+
+    assert read.texts("th")[4] == "VirusTotal"
+    assert read.texts("td") == ["0 B", "2.0 KiB", "3", "suspicious"]
+    assert read.texts("strong") == ["suspicious"]
+
+
+@pytest.mark.parametrize(
+    ("exe", "sha256", "shown"),
+    [
+        ("/tmp/\u202egpj.sh", "ab" * 32, r"/tmp/\u202egpj.shSHA-256 abababababab…"),  # noqa: S108
+        ("/a\n\x1b]0;owned\x07", "", r"/a\n\x1b]0;owned\x07"),
+        ("/a\udcff", "", r"/a\xff"),
+        ("/usr/bin/größe 漢字", "", "/usr/bin/größe 漢字"),
+        ("other", "other", "other"),
+        ("", "", "(unknown)"),
+    ],
+)
+def test_name_shows_what_a_browser_would_obey_or_hide(exe: str, sha256: str, shown: str) -> None:
+    program = Executable(exe=exe, sha256=Sha256(sha256))
+    read = page(snapshot(transmit=column([(labels(program), 1)])))
+
+    assert read.texts("th")[-1] == shown
 
 
 def test_page_says_so_when_nothing_has_talked() -> None:
