@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 /* Peers and notes above these are only counted: tests that need them use fewer. */
-#define PEERS_MAX 4096
+#define PEERS_MAX 32768
 #define NOTES_MAX 16
 
 struct totals {
