@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.running import Running
-from picosnitch_exporter.sensor.libbpf import BpfObject, Library, program_statistics
+from picosnitch_exporter.sensor.bpf import BpfObject
+from picosnitch_exporter.sensor.libbpf import Library, program_statistics
 
 ROOT = Path(__file__).parent.parent
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")

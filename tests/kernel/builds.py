@@ -32,9 +32,9 @@ def command_with(built: Path) -> Sequence[str]:
     """The command that loads this object instead of the package's."""
     program = (
         "import pathlib, sys; from picosnitch_exporter import cli; "
-        "from picosnitch_exporter.sensor import loader; "
+        "from picosnitch_exporter.sensor import object_plan; "
         f"path = pathlib.Path({str(built)!r}); "
-        "loader.read_object = lambda: (path.read_bytes(), path); "
+        "object_plan.read_object = lambda: (path.read_bytes(), path); "
         "sys.exit(cli.main())"
     )
     return (sys.executable, "-c", program)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from picosnitch_exporter.sensor.bpf import BpfMap
 from picosnitch_exporter.sensor.control import SIZE, Control
-from picosnitch_exporter.sensor.libbpf import BpfMap, Library, get_pinned
+from picosnitch_exporter.sensor.libbpf import Library, get_pinned
 from tests.kernel.exporter import COMMAND, Exporter, poll
 from tests.kernel.generator import Generator
 from tests.kernel.scrape import Account, Key

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from picosnitch_exporter.sensor.libbpf import BpfMap
+from picosnitch_exporter.sensor.bpf import BpfMap
 from picosnitch_exporter.sensor.procfs import Mount, Procfs
 from picosnitch_exporter.stream import CgroupPath
 from picosnitch_exporter.wire import CGROUP_KEY, CGROUP_PATH

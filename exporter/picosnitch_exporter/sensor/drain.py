@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import FileIdentity, ProcessKey
+from picosnitch_exporter.sensor.kernel_side import KernelSide
 from picosnitch_exporter.sensor.libbpf import Library, program_statistics
-from picosnitch_exporter.sensor.loader import KernelSide
 from picosnitch_exporter.sensor.ring import Ring
 from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
 from picosnitch_exporter.wire import (
@@ -146,7 +146,7 @@ class Drain:
         is_expiring = flow_count > 0 and started >= self._expired_at + period
         side.control.set_expiring(is_expiring=is_expiring)
         if started >= self._next_look:
-            side.links["find_unseen"].run_iterator()
+            side.iterators["find_unseen"].run()
             self._next_look = started + UNSEEN_SECONDS
         if is_expiring:
             flows = True
@@ -166,9 +166,9 @@ class Drain:
     def _run(self, name: str) -> bool:
         """Drains one map; True if it was stopped by a full ring."""
         control = self._side.control
-        link = self._side.links[f"drain_{name}"]
+        link = self._side.iterators[f"drain_{name}"]
         is_resumed = link.is_stopped
-        link.run_iterator()
+        link.run()
         met = control.take_entries()[name]
         self._met[name] = met + (self._met.get(name, 0) if is_resumed else 0)
         is_stopped = link.is_stopped
@@ -200,7 +200,7 @@ class Drain:
 
     def _introductions(self, *, is_late: bool) -> bytes:
         self._side.control.set_introducing_late(is_late=is_late)
-        return self._side.links["introduce_again"].run_iterator()
+        return self._side.iterators["introduce_again"].run()
 
     def counters(self) -> tuple[int, ...]:
         """The kernel's counters, summed over the CPUs."""

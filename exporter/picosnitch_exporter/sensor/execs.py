@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import FileIdentity
+from picosnitch_exporter.sensor.bpf import BpfMap
 from picosnitch_exporter.sensor.fanotify import ExecEvent, Fanotify
-from picosnitch_exporter.sensor.libbpf import BpfMap
 from picosnitch_exporter.sensor.procfs import PSEUDO_FILESYSTEMS, Procfs, kernel_device
 from picosnitch_exporter.stream import ExecutableSeen
 

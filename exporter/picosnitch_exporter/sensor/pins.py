@@ -15,13 +15,14 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from picosnitch_exporter.errors import KernelError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.sensor.libbpf import BpfLink, BpfMap, Library, get_pinned, pin
+from picosnitch_exporter.sensor.bpf import BpfLink, BpfMap
+from picosnitch_exporter.sensor.kernel_side import KernelSide, Rest
+from picosnitch_exporter.sensor.libbpf import Library, get_pinned, pin
 from picosnitch_exporter.sensor.plan import MAPS
 from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.sensor.ring import Ring
@@ -31,15 +32,6 @@ _log = logging.getLogger(__name__)
 
 RING = "records"
 _FALLBACK_KEY_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rest:
-    """The ring of a layout that is gone, with records that this version can read."""
-
-    instance: int
-    ring: Ring
-    folder: Path
 
 
 class Pins:
@@ -57,7 +49,7 @@ class Pins:
     def maps_of_another_ring(self) -> dict[str, BpfMap]:
         """The maps of a layout that differs in its ring only, without that."""
         shared = tuple(name for name in MAPS if name != RING)
-        for folder in self._others():
+        for folder in _others(self._root, self.folder):
             maps = self._maps(folder, shared) if _is_readable(folder) else {}
             if maps:
                 return maps
@@ -117,85 +109,88 @@ class Pins:
         """Ends one set of programs."""
         remove(self.folder / build)
 
-    def retire_others(self, build: str, current: dict[str, BpfMap]) -> tuple[list[Rest], int]:
-        """Ends the programs of other builds and layouts; their rings, and how much is lost.
-
-        What is lost are the records, and connections that have ended, in layouts that this version
-        can't read.
-        """
-        for entry in sorted(self.folder.iterdir()):
-            if entry.name not in {"maps", build}:
-                remove(entry)
-                _log.info(Event("programs_replaced", {"old": entry.name, "new": build}))
-        rests: list[Rest] = []
-        lost = 0
-        for folder in self._others():
-            for entry in folder.iterdir():
-                if entry.name != "maps":
-                    remove(entry)
-            # Programs of it that run on another CPU at this moment end within microseconds; the
-            # ring is read much later.
-            lost += self._unread_fallback(folder, current)
-            ring = self._ring_of(folder)
-            if ring is not None and _is_readable(folder):
-                for entry in (folder / "maps").iterdir():
-                    if entry.name != RING:
-                        entry.unlink()
-                rests.append(ring)
-                continue
-            if ring is not None:
-                lost += _count_records(ring.ring)
-            remove(folder)
-            _log.warning(
-                Event(
-                    "pins_removed",
-                    {
-                        "path": str(folder),
-                        "records_lost": lost,
-                        "meaning": "another layout, which this version can't read; what was "
-                        "counted since its last drain is lost as well",
-                    },
-                )
-            )
-        return rests, lost
-
-    def _others(self) -> Iterator[Path]:
-        for entry in sorted(self._root.iterdir()):
-            if entry != self.folder:
-                yield entry
-
     def _maps(self, folder: Path, names: tuple[str, ...]) -> dict[str, BpfMap]:
         if not (folder / "maps").exists():
             return {}
         try:
-            return {name: self._map(folder, name) for name in names}
+            return {name: _map(self._library, folder, name) for name in names}
         except KernelError as error:
             _log.warning(Event("pins_unusable", {"path": str(folder), "error": str(error)}))
             return {}
 
-    def _map(self, folder: Path, name: str) -> BpfMap:
-        descriptor = get_pinned(self._library, folder / "maps" / name.strip("."))
-        return BpfMap(self._library, name, descriptor)
-
     def _get(self, build: str, kind: str, name: str) -> int:
         return get_pinned(self._library, self.folder / build / f"{kind}_{name}")
 
-    def _ring_of(self, folder: Path) -> Rest | None:
-        try:
-            records = self._map(folder, RING)
-        except KernelError:
-            return None
-        ring = Ring(records.descriptor, records.info().max_entries)
-        return Rest(instance=instance_of(records), ring=ring, folder=folder)
 
-    def _unread_fallback(self, folder: Path, current: dict[str, BpfMap]) -> int:
-        try:
-            fallback = self._map(folder, "fallback")
-        except KernelError:
-            return 0
-        if fallback.info().number == current["fallback"].info().number:
-            return 0
-        return sum(1 for _key in fallback.keys(_FALLBACK_KEY_BYTES))
+def retire_others(library: Library, root: Path, side: KernelSide) -> None:
+    """Ends the programs of other plans, builds and layouts than those of `side`, which count now.
+
+    Their rings become its rests, and what is lost its `records_lost`: the records, and connections
+    that have ended, in layouts that this version can't read.
+    """
+    own = side.folder.parent if side.folder else None
+    for entry in sorted(own.iterdir()) if own else ():
+        if entry.name != "maps" and entry != side.folder:
+            remove(entry)
+            _log.info(Event("programs_replaced", {"old": entry.name, "new": str(side.folder)}))
+    for folder in _others(root, own):
+        for entry in folder.iterdir():
+            if entry.name != "maps":
+                remove(entry)
+        # Programs of it that run on another CPU at this moment end within microseconds; the ring
+        # is read much later.
+        side.records_lost += _unread_fallback(library, folder, side.maps)
+        ring = _ring_of(library, folder)
+        if ring is not None and _is_readable(folder):
+            for entry in (folder / "maps").iterdir():
+                if entry.name != RING:
+                    entry.unlink()
+            side.rests.append(ring)
+            continue
+        if ring is not None:
+            side.records_lost += _count_records(ring.ring)
+        remove(folder)
+        _log.warning(
+            Event(
+                "pins_removed",
+                {
+                    "path": str(folder),
+                    "records_lost": side.records_lost,
+                    "meaning": "another layout, which this version can't read; what was "
+                    "counted since its last drain is lost as well",
+                },
+            )
+        )
+
+
+def _others(root: Path, own: Path | None) -> Iterator[Path]:
+    for entry in sorted(root.iterdir()):
+        if entry != own:
+            yield entry
+
+
+def _map(library: Library, folder: Path, name: str) -> BpfMap:
+    return BpfMap(library, name, get_pinned(library, folder / "maps" / name.strip(".")))
+
+
+def _ring_of(library: Library, folder: Path) -> Rest | None:
+    try:
+        records = _map(library, folder, RING)
+    except KernelError:
+        return None
+    ring = Ring(records.descriptor, records.info().max_entries)
+    return Rest(instance=instance_of(records), ring=ring, folder=folder)
+
+
+def _unread_fallback(library: Library, folder: Path, current: Mapping[str, BpfMap]) -> int:
+    try:
+        fallback = _map(library, folder, "fallback")
+    except KernelError:
+        return 0
+    ours = current.get("fallback")
+    if ours is not None and fallback.info().number == ours.info().number:
+        return 0
+    return sum(1 for _key in fallback.keys(_FALLBACK_KEY_BYTES))
 
 
 def instance_of(ring: BpfMap) -> int:

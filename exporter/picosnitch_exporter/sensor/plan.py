@@ -1,7 +1,14 @@
-"""Which programs make up a plan, and what each of them is attached to."""
+"""What a plan is: a way of counting, with the programs that it attaches.
+
+All plans speak the same wire records and share everything behind a `KernelSide`.
+"""
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from picosnitch_exporter.sensor.kernel_side import KernelSide
 
 MAPS = (
     "sockets",
@@ -36,6 +43,55 @@ class Hook:
     over: str = ""
     minimum_kernel: str
     purpose: str
+
+
+class Plan(Protocol):
+    """A way of counting. Making one looks at nothing yet."""
+
+    @property
+    def name(self) -> str:
+        """As `bpf.plan` and the metrics call it."""
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """Its programs."""
+
+    def require(self) -> None:
+        """Sees, without loading anything, whether the machine has what it takes.
+
+        Raises
+        ------
+        RequirementError
+            with the first thing that is missing, and the command or kernel that brings it.
+        """
+
+    def prove(self) -> None:
+        """Loads everything once, without attaching it.
+
+        Raises
+        ------
+        PicosnitchError
+            if something is refused.
+        """
+
+    def losses(self) -> tuple[str, ...]:
+        """What this plan does not see on this machine and another one would; in a few words each.
+
+        To be asked after `require()`.
+        """
+
+    def start(self, root: Path | None) -> KernelSide:
+        """Takes over what is pinned below `root`, or loads and attaches anew.
+
+        `root` exists and is locked for this process; without one nothing can be pinned. Unless the
+        programs were taken over they are attached and don't count yet, and those of another plan or
+        version may still do: whoever calls this switches over, and retires those.
+
+        Raises
+        ------
+        PicosnitchError
+            if something is refused; what was attached by then is detached again.
+        """
 
 
 def _tracepoint(program: str, minimum_kernel: str, purpose: str) -> Hook:

@@ -25,9 +25,10 @@ from picosnitch_exporter.sensor.cgroups import Cgroups, take_new_cgroups
 from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches, subjects_of
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.fanotify import Fanotify
-from picosnitch_exporter.sensor.loader import KernelSide, Loader
+from picosnitch_exporter.sensor.kernel_side import KernelSide, Rest
+from picosnitch_exporter.sensor.loader import Loader
 from picosnitch_exporter.sensor.marker import Marker
-from picosnitch_exporter.sensor.pins import Rest, remove
+from picosnitch_exporter.sensor.pins import remove
 from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.sensor.supervisor import Supervisor
 from picosnitch_exporter.settings import Settings
@@ -152,7 +153,7 @@ class Sensor:
                 wire_version=WIRE_VERSION,
                 instance=side.instance,
                 plan=side.plan,
-                hooks=tuple(side.links),
+                hooks=side.hooks,
                 kernel_release=platform.release(),
                 adopted=side.adopted,
                 idle=side.idle_seconds > 0,

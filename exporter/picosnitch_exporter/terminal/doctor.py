@@ -3,9 +3,9 @@
 import json
 import sys
 
-from picosnitch_exporter.config import Loaded
+from picosnitch_exporter.config.loading import Loaded
 from picosnitch_exporter.errors import ConfigurationError
-from picosnitch_exporter.sensor import requirements
+from picosnitch_exporter.sensor import survey
 from picosnitch_exporter.sensor.requirements import Finding, State
 from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.terminal import settings_check
@@ -29,7 +29,7 @@ def configuration(loaded: Loaded | ConfigurationError) -> Finding:
 
 def run(settings: Settings, *, as_json: bool, before: tuple[Finding, ...] = ()) -> int:
     """Prints what was found, and what had been found `before`; 1 if `run` would fail."""
-    findings = (*before, *requirements.check(), *settings_check.check(settings))
+    findings = (*before, *survey.check(settings.bpf), *settings_check.check(settings))
     if as_json:
         print(
             json.dumps(

@@ -1,0 +1,99 @@
+"""Which plan counts: the best one that this kernel takes, or the one that is asked for.
+
+What loads and attaches says so, not the kernel's version.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from picosnitch_exporter.errors import (
+    DescriptorError,
+    KernelError,
+    PicosnitchError,
+    RequirementError,
+)
+from picosnitch_exporter.logging_format import Event
+from picosnitch_exporter.sensor.libbpf import Library
+from picosnitch_exporter.sensor.object_plan import ObjectPlan
+from picosnitch_exporter.sensor.plan import TRACEPOINT_PLAN, Plan
+from picosnitch_exporter.settings import BpfSettings
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+AUTO = "auto"
+
+
+def all_plans(library: Library, settings: BpfSettings) -> tuple[Plan, ...]:
+    """All there are, best first."""
+    pages = settings.ring_buffer_pages
+    return (ObjectPlan("tracepoint", TRACEPOINT_PLAN, library=library, ring_pages=pages),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A plan that can't be used here."""
+
+    plan: str
+    error: PicosnitchError
+
+    @property
+    def reason(self) -> str:
+        """Why, without what the verifier printed."""
+        return str(self.error).partition("\n")[0]
+
+
+class Choice:
+    """The plans that may be used here, best first; `wanted` is `bpf.plan`.
+
+    Raises
+    ------
+    RequirementError
+        if the machine lacks something for each of them.
+    """
+
+    def __init__(self, wanted: str, known: tuple[Plan, ...]) -> None:
+        self.refused: list[Refusal] = []
+        """In the order in which they were tried."""
+        self._plans: list[Plan] = []
+        candidates = [plan for plan in known if wanted in {AUTO, plan.name}]
+        if not candidates:
+            names = ", ".join(plan.name for plan in known)
+            raise RequirementError(
+                f"bpf.plan: {wanted} is not built yet, only {names} is: set it to auto"
+            )
+        for plan in candidates:
+            try:
+                plan.require()
+            except RequirementError as error:
+                self.refused.append(Refusal(plan=plan.name, error=error))
+            else:
+                self._plans.append(plan)
+        if not self._plans:
+            raise self._failure()
+
+    def first(self, attempt: Callable[[Plan], _Result]) -> _Result:
+        """The result for the best plan with which `attempt` succeeds.
+
+        Raises
+        ------
+        PicosnitchError
+            if it fails with all of them; a `DescriptorError` at once, which says nothing of a plan.
+        """
+        for plan in self._plans:
+            try:
+                return attempt(plan)
+            except DescriptorError:
+                raise
+            except (KernelError, RequirementError) as error:
+                self.refused.append(Refusal(plan=plan.name, error=error))
+                _log.debug(Event("plan_refused", {"plan": plan.name, "error": str(error)}))
+        raise self._failure()
+
+    def _failure(self) -> PicosnitchError:
+        if len({refusal.reason for refusal in self.refused}) == 1:
+            return self.refused[0].error
+        reasons = "; ".join(f"{refusal.plan}: {refusal.reason}" for refusal in self.refused)
+        return RequirementError(f"no plan can count here (docs/kernels.md): {reasons}")
