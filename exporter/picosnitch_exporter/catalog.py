@@ -363,6 +363,12 @@ WEB_CONFIG_RELOADS = _own(
     labels=("result",),
     presets=(("success",), ("failure",)),
 )
+TOP_CLIENTS_REFUSED = _own(
+    "top_clients_refused_total",
+    "Clients of the socket that `top` reads that were turned away, by reason.",
+    labels=("reason",),
+    presets=(("not_allowed",), ("full",)),
+)
 PROCESS_RESIDENT_MEMORY_BYTES = _own(
     "process_resident_memory_bytes",
     "Resident memory of the exporter's processes: sensor (privileged) and exporter.",

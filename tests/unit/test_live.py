@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import PicosnitchError
 from picosnitch_exporter.log.rows import Hiding, Windows
 from picosnitch_exporter.model import Executable
 from picosnitch_exporter.service import live
 from picosnitch_exporter.service.live import LiveServer
+from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.terminal import top
 from picosnitch_exporter.terminal.live_client import Answer, LiveClient
 from tests.log_samples import CURL, flow
@@ -26,7 +28,13 @@ SHOW_CURL: Answer = {"show": "connections", "exe": CURL.exe, "sha256": CURL.sha2
 
 
 @contextlib.contextmanager
-def running(folder: Path, windows: Windows, *, hiding: Hiding = Hiding()) -> Iterator[None]:  # noqa: B008
+def running(
+    folder: Path,
+    windows: Windows,
+    *,
+    hiding: Hiding = Hiding(),  # noqa: B008
+    health: Health | None = None,
+) -> Iterator[None]:
     failures: list[BaseException] = []
     listener = live.bind(folder, readers=None)
     assert listener is not None
@@ -39,6 +47,7 @@ def running(folder: Path, windows: Windows, *, hiding: Hiding = Hiding()) -> Ite
         readiness=lambda: "starting",
         hiding=hiding,
         readers=None,
+        health=health or Health(),
         failed=failures.append,
     )
     server.start()
@@ -130,8 +139,14 @@ def test_request_is_refused_when_malformed(
             client.wait(10)
 
 
-def test_client_is_refused_when_there_are_enough(tmp_path: Path) -> None:
-    with running(tmp_path, Windows()), contextlib.ExitStack() as stack:
+def refused(health: Health) -> dict[tuple[str, ...], float]:
+    (family,) = [one for one in health.collect() if one.metric is catalog.TOP_CLIENTS_REFUSED]
+    return {one.labels: one.value for one in family.readings}
+
+
+def test_client_is_refused_and_counted_when_there_are_enough(tmp_path: Path) -> None:
+    health = Health()
+    with running(tmp_path, Windows(), health=health), contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(contextlib.closing(LiveClient(tmp_path)))
             for _ in range(live.MAX_CLIENTS + 1)
@@ -141,6 +156,21 @@ def test_client_is_refused_when_there_are_enough(tmp_path: Path) -> None:
         clients[-1].ask({"show": "executables"})
         with pytest.raises(PicosnitchError, match="4 others are watching already"):
             clients[-1].wait(10)
+    assert refused(health) == {("not_allowed",): 0, ("full",): 1}
+
+
+def test_client_is_refused_and_counted_when_it_may_not_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_may_read", lambda _client, _readers: False)
+    health = Health()
+    with (
+        running(tmp_path, Windows(), health=health),
+        contextlib.closing(LiveClient(tmp_path)) as client,
+        pytest.raises(PicosnitchError, match="may ask"),
+    ):
+        ask(client, {"show": "executables"})
+    assert refused(health) == {("not_allowed",): 1, ("full",): 0}
 
 
 def test_place_is_free_again_when_a_client_has_gone(tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from picosnitch_exporter import catalog
 from picosnitch_exporter.log.rows import Hiding, Windows
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Executable, Sha256, Snapshot
 from picosnitch_exporter.service.live_view import Connections, Counts, connections, executables
+from picosnitch_exporter.state.health import Health
 
 SOCKET_NAME: Final = "top.sock"
 """In the storage path."""
@@ -108,6 +110,7 @@ class LiveServer:
         readiness: Callable[[], str | None],
         hiding: Hiding,
         readers: int | None,
+        health: Health,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._listener = listener
@@ -115,6 +118,7 @@ class LiveServer:
         self._readiness = readiness
         self._hiding = hiding
         self._readers = readers
+        self._health = health
         self._failed = failed
         self._questions: queue.SimpleQueue[_Question] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -164,22 +168,27 @@ class LiveServer:
 
     def _admit(self, client: socket.socket) -> None:
         client.settimeout(_IDLE_SECONDS)
-        refusal = (
-            None if _may_read(client, self._readers) else "only root and storage.group may ask"
-        )
+        if not _may_read(client, self._readers):
+            self._refuse(client, "not_allowed", "only root and storage.group may ask")
+            return
         with self._lock:
-            if refusal is None and len(self._clients) >= MAX_CLIENTS:
-                refusal = f"{MAX_CLIENTS} others are watching already: try again later"
-            if refusal is None:
+            is_full = len(self._clients) >= MAX_CLIENTS
+            if not is_full:
                 self._clients.add(client)
-        if refusal is not None:
-            with contextlib.suppress(OSError), client:
-                client.sendall(_line({"error": refusal}))
-                # Closed with its question unread, it would only see a connection that broke.
-                client.settimeout(_REFUSAL_SECONDS)
-                client.recv(MAX_REQUEST_BYTES)
+        if is_full:
+            self._refuse(
+                client, "full", f"{MAX_CLIENTS} others are watching already: try again later"
+            )
             return
         threading.Thread(target=self._serve, args=(client,), name="live", daemon=True).start()
+
+    def _refuse(self, client: socket.socket, reason: str, message: str) -> None:
+        self._health.count(catalog.TOP_CLIENTS_REFUSED, (reason,))
+        with contextlib.suppress(OSError), client:
+            client.sendall(_line({"error": message}))
+            # Closed with its question unread, it would only see a connection that broke.
+            client.settimeout(_REFUSAL_SECONDS)
+            client.recv(MAX_REQUEST_BYTES)
 
     def _serve(self, client: socket.socket) -> None:
         try:

@@ -210,6 +210,7 @@ class ExporterProcess:
             readiness=lambda: self._not_ready,
             hiding=Hiding.of(self._settings.log),
             readers=readers,
+            health=self._health,
             failed=self._note_failure,
         )
 
