@@ -1,4 +1,4 @@
-"""Full disk, locked database, other boot, wiped storage, no descriptors left."""
+"""Full disk, failing disk, locked database, other boot, wiped storage, no descriptors left."""
 
 import resource
 import shutil
@@ -15,7 +15,7 @@ from tests.kernel.exporter import COMMAND, Exporter, poll
 from tests.kernel.generator import Generator
 from tests.kernel.scrape import Account
 from tests.kernel.steady import SteadyTraffic
-from tests.kernel.test_restart import SETTINGS, compare_log
+from tests.kernel.test_restart import SETTINGS, compare_log, logged
 
 pytestmark = pytest.mark.usefixtures("privileges")
 
@@ -23,12 +23,12 @@ LOOPBACK = ("tcp", "loopback")
 
 
 @contextmanager
-def small_storage(megabytes: int) -> Iterator[Exporter]:
-    """An exporter that is not started yet, whose storage is a small filesystem."""
+def storage_on(*mount: str) -> Iterator[Exporter]:
+    """An exporter whose storage is a filesystem of its own: what `mount` needs but the place."""
     exporter = Exporter(command=COMMAND, settings=SETTINGS)
     exporter.storage.mkdir()
-    size = f"size={megabytes}m,mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", exporter.storage], check=True)
+    subprocess.run(["mount", *mount, exporter.storage], check=True)
+    exporter.storage.chmod(0o700)
     try:
         with exporter:
             exporter.launch()
@@ -36,6 +36,13 @@ def small_storage(megabytes: int) -> Iterator[Exporter]:
     finally:
         subprocess.run(["umount", "-l", exporter.storage], check=True)
         exporter.kill()
+
+
+@contextmanager
+def small_storage(megabytes: int) -> Iterator[Exporter]:
+    """An exporter whose storage is soon full."""
+    with storage_on("-t", "tmpfs", "-o", f"size={megabytes}m", "none") as exporter:
+        yield exporter
 
 
 def fill(folder: Path) -> Path:
@@ -80,6 +87,54 @@ def test_rows_arrive_when_a_full_disk_has_room_again(shared_generator: Generator
         exporter.await_accounts(expected)
         exporter.stop(signal.SIGTERM)
         compare_log(exporter, expected)
+
+
+def break_ext4(folder: Path) -> None:
+    """Has the kernel find an error in a filesystem, which it makes read-only then."""
+    source = subprocess.check_output(["findmnt", "-n", "-o", "SOURCE", folder], text=True).strip()
+    Path("/sys/fs/ext4", Path(source).name, "trigger_fs_error").write_text("1")
+
+
+def test_counters_go_on_when_the_storage_becomes_read_only(
+    shared_generator: Generator, tmp_path: Path
+) -> None:
+    if not Path("/dev/loop-control").exists():
+        pytest.skip("no loop devices here")
+    image = tmp_path / "ext4"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    mount = ("-o", "loop,errors=remount-ro")
+    with storage_on(*mount, str(image)) as exporter, SteadyTraffic(shared_generator) as traffic:
+        kept = send(shared_generator, "before")
+        exporter.await_accounts(kept)
+        assert poll(lambda: kept.keys() <= logged(exporter).keys(), seconds=20.0)
+        subprocess.run(["sync", "--file-system", exporter.storage], check=True)
+        break_ext4(exporter.storage)
+        during = send(shared_generator, "during")
+        exporter.await_accounts(kept | during)
+        scrape = exporter.await_scrape(
+            lambda scrape: bool(
+                scrape.value("log_errors_total", log="journal", reason="failed")
+                and scrape.value("log_errors_total", log="sqlite", reason="failed")
+            ),
+            "the disk fails",
+        )
+        expected = traffic.finish()
+        exporter.await_accounts(kept | during | expected)
+        assert scrape.value("unattributed_bytes_total") == 0
+
+        # Nothing can be kept: that is said, and neither hangs nor damages what is there.
+        exporter.stop(signal.SIGTERM)
+        subprocess.run(["umount", exporter.storage], check=True)
+        # A copy, since somebody else's mount namespace may still have the broken one.
+        mended = shutil.copy(image, tmp_path / "mended")
+        checked = subprocess.run(["e2fsck", "-fy", mended], check=False, capture_output=True)
+        assert checked.returncode in (0, 1), checked.stdout
+        subprocess.run(["mount", *mount, mended, exporter.storage], check=True)
+        exporter.launch()
+        again = send(shared_generator, "again")
+        exporter.await_accounts(kept | again)
 
 
 def test_rows_arrive_when_a_locked_database_is_released(shared_generator: Generator) -> None:

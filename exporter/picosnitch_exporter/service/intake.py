@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 from picosnitch_exporter import catalog
-from picosnitch_exporter.errors import StorageError, WireError
+from picosnitch_exporter.errors import StorageError, StorageFullError, WireError
 from picosnitch_exporter.identity.registry import Registry
 from picosnitch_exporter.identity.workloads import Cgroups
 from picosnitch_exporter.log.domains import DomainTable
@@ -60,6 +60,7 @@ class Intake:
         self._health = health
         self._clocks = clocks
         self._retry_at = 0.0
+        self._failure = ""
         self.instance = 0
         self.position = 0
         """Of the ring: everything before it has been taken in."""
@@ -163,20 +164,26 @@ class Intake:
             elif isinstance(record, UnseenRecord):
                 self._attributor.unseen(record)
 
+    def forget(self, segment: int) -> None:
+        """Has the journal delete what is durable; the next call deletes what this one can't."""
+        try:
+            self._journal.forget(segment)
+        except StorageError as error:
+            self._note_failure(error, meaning="what is durable already takes room")
+
     def _append(self, entry: Entry) -> None:
-        """Journals an entry; with a full disk it is only in memory, which is said and counted."""
+        """Journals an entry; what the disk refuses is only in memory, which is said and counted."""
         now = time.monotonic()
         if now < self._retry_at:
-            self._health.count(catalog.LOG_ERRORS, ("journal", "full"))
+            self._health.count(catalog.LOG_ERRORS, ("journal", self._failure))
             return
         try:
             self._journal.append(pack(entry, self._clocks.offset_ns))
         except StorageError as error:
             self._retry_at = now + _RETRY_SECONDS
-            self._health.count(catalog.LOG_ERRORS, ("journal", "full"))
-            _log.error(
-                Event(
-                    "journal_failed",
-                    {"error": str(error), "meaning": "a crash now would lose the open window"},
-                )
-            )
+            self._note_failure(error, meaning="a crash now would lose the open window")
+
+    def _note_failure(self, error: StorageError, *, meaning: str) -> None:
+        self._failure = "full" if isinstance(error, StorageFullError) else "failed"
+        self._health.count(catalog.LOG_ERRORS, ("journal", self._failure))
+        _log.error(Event("journal_failed", {"error": str(error), "meaning": meaning}))

@@ -431,7 +431,7 @@ class ExporterProcess:
 
     def _forget_durable(self) -> None:
         while self._durable:
-            self._journal.forget(self._durable.popleft())
+            self._intake.forget(self._durable.popleft())
 
     def _committed(self, commit: Commit) -> None:
         """Called by the writer's thread once a commit is durable; the journal is the main one's."""
