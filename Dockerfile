@@ -24,6 +24,7 @@ RUN cd /src \
     && /build/bin/python -m hatchling build -t wheel -d /tmp/dist \
     && /build/bin/pip --python /opt/picosnitch-exporter/bin/python install -q --no-deps \
         --no-index /tmp/dist/*.whl
+COPY deploy/sbom.cdx.json /opt/picosnitch-exporter/
 # Compiled here, since the root is read-only; by hash, so that no time of a file gets into it.
 RUN cd /opt/picosnitch-exporter \
     && find . -name __pycache__ -prune -exec rm -rf {} + \

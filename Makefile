@@ -133,6 +133,7 @@ lint: packages-run packages-lint $(OBJECT) $(VENV)/.installed-lint ## run every 
 	$(VENV)/bin/lint-imports
 	clang-format --dry-run -Werror $(C_SOURCES)
 	shellcheck $(SHELL_SCRIPTS)
+	@$(PYTHON) -m deploy.audit
 
 .PHONY: bench
 bench: ## measure the overhead
@@ -167,8 +168,8 @@ manifests: $(VENV)/.installed-test ## write the Kubernetes objects and the Helm 
 	$(PYTHON) -m deploy.manifests
 
 .PHONY: lock
-lock: venv ## write what the container image installs anew, from pyproject.toml
-	@exec deploy/lock $(PYTHON)
+lock: venv ## write what the container image installs anew, from pyproject.toml, and its SBOM
+	@deploy/lock $(PYTHON) && exec deploy/sbom $(PYTHON)
 
 .PHONY: test-vm
 test-vm: ## run the kernel tests on other kernels, under QEMU

@@ -287,6 +287,45 @@ def test_locked_builder_is_the_one_that_the_project_wants() -> None:
         assert versions[requirement.name] in requirement.specifier
 
 
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_bill_of_materials_lists_what_the_image_installs() -> None:
+    """Written by `deploy/sbom`, which `make lock` calls."""
+    bill = json.loads((DEPLOY / "sbom.cdx.json").read_text())
+    listed = {canonical(one["name"]): Version(one["version"]) for one in bill["components"]}
+    elsewhere = re.findall(
+        r"^([a-z0-9.-]+)==.* ; sys_platform == 'win32'",
+        (DEPLOY / "requirements.lock").read_text(),
+        re.MULTILINE,
+    )
+
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert listed == {
+        name: version
+        for name, version in locked("requirements.lock").items()
+        if name not in elsewhere
+    }
+    for one in bill["components"]:
+        name, version = canonical(one["name"]), one["version"]
+        assert one["purl"].partition("?")[0] == f"pkg:pypi/{name}@{version}"
+    assert "COPY deploy/sbom.cdx.json " in (ROOT / "Dockerfile").read_text()
+
+
+def test_bill_of_materials_knows_who_needs_whom() -> None:
+    bill = json.loads((DEPLOY / "sbom.cdx.json").read_text())
+    needs = {one["ref"]: one.get("dependsOn", []) for one in bill["dependencies"]}
+    direct = {
+        canonical(Requirement(line).name)
+        for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+
+    own = needs[bill["metadata"]["component"]["bom-ref"]]
+    assert direct <= {canonical(reference.partition("==")[0]) for reference in own}
+    assert set(needs) >= {one["bom-ref"] for one in bill["components"]}
+
+
 def exposure(unit: Path) -> float:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", unit],
