@@ -25,13 +25,14 @@ from typing import Self, TypeVar
 
 import yaml
 
+from tests.kernel.machine import PLAN, SLOWNESS
 from tests.kernel.scrape import Account, Scrape, differences
 
 _Result = TypeVar("_Result")
 
 COMMAND = (sys.executable, "-m", "picosnitch_exporter")
 BPFFS = Path("/sys/fs/bpf")
-# Far above what anything takes here, also in an emulated guest: they end a hung test only.
+# Far above what anything takes here: they end a hung test only.
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 SHOW_SECONDS = 60.0
@@ -39,6 +40,7 @@ _POLL_SECONDS = 0.1
 _REQUEST_SECONDS = 10.0
 
 Settings = Mapping[str, Mapping[str, object]]
+_PLAN = {"plan": PLAN} if PLAN else {}
 
 
 class ExporterError(AssertionError):
@@ -46,8 +48,11 @@ class ExporterError(AssertionError):
 
 
 def poll(condition: Callable[[], _Result], *, seconds: float) -> _Result:
-    """The first true result of a condition, or its last result once the time is over."""
-    deadline = time.monotonic() + seconds
+    """The first true result of a condition, or its last one when the time is over.
+
+    A slow machine has as many times longer.
+    """
+    deadline = time.monotonic() + seconds * SLOWNESS
     while True:
         result = condition()
         if result or time.monotonic() >= deadline:
@@ -80,7 +85,7 @@ class Exporter:
         """Let the next launch be another one, with the same storage and pins."""
         config = {
             **settings,
-            "bpf": {"pin_path": str(self.pins), **settings.get("bpf", {})},
+            "bpf": {"pin_path": str(self.pins), **_PLAN, **settings.get("bpf", {})},
             # All that a session of tests shows.
             "metrics": {"max_executables": 50_000, **settings.get("metrics", {})},
             "notifications": {"desktop": False, **settings.get("notifications", {})},
@@ -154,7 +159,7 @@ class Exporter:
         process = self._running()
         process.send_signal(number)
         try:
-            code = process.wait(STOP_SECONDS)
+            code = process.wait(STOP_SECONDS * SLOWNESS)
         except subprocess.TimeoutExpired:
             raise ExporterError(f"runs on after {number.name}\n{self.said()}") from None
         self._process = None
@@ -181,7 +186,7 @@ class Exporter:
         process = self._running()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        process.wait(STOP_SECONDS)
+        process.wait(STOP_SECONDS * SLOWNESS)
         self._process = None
 
     def said(self) -> str:
@@ -257,5 +262,7 @@ class Exporter:
 
     def _get(self, path: str) -> "urllib.response.addinfourl":
         url = f"http://127.0.0.1:{self._port}{path}"
-        response: urllib.response.addinfourl = urllib.request.urlopen(url, timeout=_REQUEST_SECONDS)
+        response: urllib.response.addinfourl = urllib.request.urlopen(
+            url, timeout=_REQUEST_SECONDS * SLOWNESS
+        )
         return response
