@@ -72,6 +72,7 @@ PLAIN = [
     ("/machine.slice/systemd-nspawn@my\\x2dweb.service/payload/init.scope", "my-web", "nspawn"),
     ("/machine.slice/machine-debian\\x2d12.scope/payload", "debian-12", "nspawn"),
     ("/machine.slice/machine-lxc\\x2d4\\x2dweb.scope", "web", "lxc"),
+    ("/machine.slice/machine-b\\xc3\\xbccher.scope", "bücher", "nspawn"),
     # LXC, Incus, Proxmox
     ("/lxc/101/ns/system.slice/ssh.service", "101", "lxc"),
     ("/lxc.payload.web/init.scope", "web", "lxc"),

@@ -75,7 +75,7 @@ _USER_MANAGER = re.compile(r"user@[0-9]+\.service")
 _NSPAWN_SERVICE = re.compile(r"systemd-nspawn@(.+)\.service")
 _MACHINE_SCOPE = re.compile(r"machine-(.+)\.scope")
 _LIBVIRT_LXC = re.compile(r"lxc-[0-9]+-(.+)")
-_ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
+_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def containers_of(path: bytes) -> tuple[Container, ...]:
@@ -156,5 +156,5 @@ def _machine(name: str) -> tuple[str, Runtime] | None:
 
 
 def _unescape(name: str) -> str:
-    """Undoes the escapes of systemd's unit names."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), name)
+    """Undoes the escapes of systemd's unit names, each of which is a byte."""
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(name)))
