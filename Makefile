@@ -26,6 +26,7 @@ BROWSER       := $(shell . /etc/os-release 2>/dev/null && [ "$$ID" != debian ] |
 TEST_PACKAGES := $(TEST_SERVERS) dbus e2fsprogs iproute2 gcc libc6-dev openssl procps tmux \
 	util-linux bash-completion fish groff-base man-db zsh $(BROWSER)
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
+VM_PACKAGES := cpio debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap qemu-system-x86 util-linux
 LINT_PACKAGES := clang-format shellcheck
 
 # Where `make install` puts things; the unit names the same places.
@@ -172,8 +173,7 @@ lock: venv ## write what the container image installs anew, from pyproject.toml,
 	@deploy/lock $(PYTHON) && exec deploy/sbom $(PYTHON)
 
 .PHONY: test-vm
-test-vm: ## run the kernel tests on other kernels, under QEMU
-	@[ -x tests/vm/run ] || { $(call not_built_yet,tests/vm/run); }
+test-vm: packages-run packages-vm venv $(OBJECT) ## run the kernel tests on other kernels, under QEMU (as root)
 	@exec tests/vm/run $(ARGS)
 
 .PHONY: soak
@@ -187,11 +187,13 @@ clean: ## remove all that was built here, the virtual environment too
 		.import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find exporter ebpf tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: packages-run packages-test packages-lint
+.PHONY: packages-run packages-test packages-vm packages-lint
 packages-run:
 	$(call install_packages,$(RUN_PACKAGES))
 packages-test:
 	$(call install_packages,$(TEST_PACKAGES))
+packages-vm:
+	$(call install_packages,$(VM_PACKAGES))
 packages-lint:
 	$(call install_packages,$(LINT_PACKAGES))
 

@@ -1,0 +1,84 @@
+"""Guests: other kernels under QEMU, in which the kernel tests run with a plan of their own."""
+
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# Python runs ten times slower there, waiting for a condition less so.
+SLOWNESS = 5
+# A guest that takes longer hangs.
+SECONDS = 900
+TEST_SECONDS = 400
+
+# What every plan has to do. These start few exporters: with the plan bcc each compiles for minutes.
+TESTS = (
+    "test_traffic_matrix.py",
+    "test_connections.py",
+    "test_identity.py",
+    "test_domains.py",
+)
+MORE_TESTS = (
+    "test_generator.py",
+    "test_handover.py",
+    "test_unseen.py",
+    "test_before.py",
+)
+LEFT_OUT = (
+    # There is no compiler.
+    "test_generator.py::test_compiler_errors_are_shown",
+    # Emulated, 4 GiB take minutes.
+    "test_identity.py::test_hashing_delays_nobody_else_when_a_file_is_huge",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """A kernel and a plan."""
+
+    kernel: str
+    plan: str
+
+    def __str__(self) -> str:
+        return f"{self.kernel} {self.plan}"
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """The files that run there."""
+        return TESTS if self.plan == "bcc" else TESTS + MORE_TESTS
+
+    def run(self, job: Path, tests: Iterable[str]) -> float:
+        """Boot it and run these tests, which leave their report in the folder; how long it took."""
+        started = time.monotonic()
+        left_out = [f"--deselect=tests/kernel/{test}" for test in LEFT_OUT]
+        pytest = (
+            *("python3", "-m", "pytest", "-p", "no:cacheprovider", "-o", f"timeout={TEST_SECONDS}"),
+            *("-o", "junit_family=xunit1", "--junitxml=/job/report.xml", "--durations=10"),
+        )
+        done = subprocess.run(
+            [
+                *(HERE / "guest", self.kernel, "--job", job, "--seconds", str(SECONDS)),
+                f"PICOSNITCH_TEST_SLOWNESS={SLOWNESS}",
+                f"PICOSNITCH_TEST_PLAN={self.plan}",
+                "PICOSNITCH_TEST_TRAFFIC=/job/traffic",
+                *("--", "sh", "-c", 'uname -r >/job/release; exec "$@"', "sh"),
+                *(*pytest, *left_out, *(f"tests/kernel/{test}" for test in tests)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        (job / "said").write_bytes(done.stderr)
+        return time.monotonic() - started
+
+
+# The longest first: two run at a time.
+GUESTS = (
+    Guest(kernel="6.1", plan="bcc"),
+    Guest(kernel="6.1", plan="fexit"),
+    Guest(kernel="6.12", plan="fexit"),
+    Guest(kernel="6.12", plan="tracepoint"),
+)
