@@ -2,20 +2,24 @@
 
 import contextlib
 import os
+import sys
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 from picosnitch_exporter.identity.hashing import HashOutcome
+from picosnitch_exporter.identity.recent import Recent
 from picosnitch_exporter.identity.versions import Chain, Version, VersionState
 from picosnitch_exporter.model import UNHASHED, FileIdentity, KnownFile, Sha256
 from picosnitch_exporter.stream import ExecutableSeen
 
 MAX_IDENTITIES = 65_536
-"""Files whose versions are remembered, and as many contents with their stamps: 50 MB if all of
-them were in use. What is used least recently goes first, and a process keeps what it ran."""
+"""Files whose versions are remembered, and as many contents with their stamps: 67 MB if all of
+them are in use. What is used least recently goes first, and a process keeps what it ran."""
+MAX_PATH_BYTES = 32 << 20
+"""Of the paths in each of them: one of 4,096 bytes can take 16 KB of memory."""
 GRACE_NS = 2_000_000_000
 """How long a file that traffic speaks of may take to be shown."""
 STALLED_NS = 120_000_000_000
@@ -69,6 +73,7 @@ class Registry:
         clock: Callable[[], int] = time.monotonic_ns,
         wall_clock: Callable[[], int] = time.time_ns,
         max_identities: int = MAX_IDENTITIES,
+        max_path_bytes: int = MAX_PATH_BYTES,
         grace_ns: int = GRACE_NS,
         stalled_ns: int = STALLED_NS,
     ) -> None:
@@ -78,18 +83,23 @@ class Registry:
         self._spares: dict[int, int] = {}
         self._clock = clock
         self._wall_clock = wall_clock
-        self._max_identities = max_identities
         self._grace_ns = grace_ns
         self._stalled_ns = stalled_ns
-        self._chains: OrderedDict[FileIdentity, Chain] = OrderedDict()
-        self._known: OrderedDict[_Stamps, KnownFile] = OrderedDict()
+        self._chains: Recent[FileIdentity, Chain] = Recent(
+            max_entries=max_identities, max_bytes=max_path_bytes
+        )
+        self._known: Recent[_Stamps, KnownFile] = Recent(
+            max_entries=max_identities, max_bytes=max_path_bytes
+        )
         self._tickets: dict[int, Version] = {}
         self._last_ticket = 0
         # In order of deadline, as each queue has one period only.
         self._unseen: deque[tuple[int, Version]] = deque()
         self._hashing: deque[tuple[int, Version]] = deque()
         self._settled: list[Version] = []
-        self._restored: dict[FileIdentity, KnownFile] = {}
+        self._restored: Recent[FileIdentity, KnownFile] = Recent(
+            max_entries=max_identities, max_bytes=max_path_bytes
+        )
         self._new_files: dict[_Stamps, KnownFile] = {}
         self._hashed: list[KnownFile] = []
         self.trusts_restored = False
@@ -106,7 +116,7 @@ class Registry:
         """Takes over what earlier runs have hashed, and what a process ran that ended meanwhile."""
         for file in files:
             self._remember(file)
-            self._restored[file.identity] = file
+            self._restored.put(file.identity, file, weight_bytes=sys.getsizeof(file.path))
 
     def learn(self, file: KnownFile) -> None:
         """Takes over a hash of the journal, for whatever was seen with these stamps."""
@@ -176,9 +186,9 @@ class Registry:
             # It could not be opened (again), which says nothing about what was seen before.
             return latest
         version = chain.begin(frame, is_racy=self._is_racy(frame))
+        self._chains.put(frame.identity, chain, weight_bytes=chain.weight_bytes)
         known = None if version.is_racy else self._known.get(_stamps(version))
         if known is not None:
-            self._known.move_to_end(_stamps(version))
             self._settle(version, sha256=known.sha256)
             if descriptor is not None:
                 self._release(descriptor, known.sha256)
@@ -228,13 +238,13 @@ class Registry:
         return outcomes
 
     def tick(self) -> None:
-        """Gives up on what has not come in time."""
+        """Gives up on what has not come in time, and lets go of what has."""
         now_ns = self._clock()
-        while self._unseen and self._unseen[0][0] <= now_ns:
+        while self._unseen and _is_over(*self._unseen[0], now_ns):
             _deadline, version = self._unseen.popleft()
             if not version.ticket and not version.is_settled:
                 self._settle(version, reason="restart" if version.seen_ns else "gone")
-        while self._hashing and self._hashing[0][0] <= now_ns:
+        while self._hashing and _is_over(*self._hashing[0], now_ns):
             _deadline, version = self._hashing.popleft()
             if not version.is_settled:
                 self._settle(version, reason="stalled")
@@ -242,16 +252,13 @@ class Registry:
     def _chain(self, identity: FileIdentity) -> Chain:
         chain = self._chains.get(identity)
         if chain is None:
-            chain = self._chains[identity] = Chain()
-            restored = self._restored.pop(identity, None)
+            chain = Chain()
+            restored = self._restored.pop(identity)
             if restored is not None and restored.path:
                 chain.is_restored = True
                 chain.versions.append(_version_of_run_before(restored))
-            if len(self._chains) > self._max_identities:
-                # Whoever waits for a version of it is still told: it is in a queue above.
-                self._chains.popitem(last=False)
-        else:
-            self._chains.move_to_end(identity)
+            # Whoever waits for a version of one that goes is still told: it is in a queue above.
+            self._chains.put(identity, chain, weight_bytes=chain.weight_bytes)
         return chain
 
     def _is_racy(self, frame: ExecutableSeen) -> bool:
@@ -292,11 +299,11 @@ class Registry:
     def _remember(self, file: KnownFile) -> None:
         if file.is_racy:
             return
-        stamps = _stamps(file)
-        self._known[stamps] = file
-        self._known.move_to_end(stamps)
-        if len(self._known) > self._max_identities:
-            self._known.popitem(last=False)
+        self._known.put(_stamps(file), file, weight_bytes=sys.getsizeof(file.path))
+
+
+def _is_over(deadline_ns: int, version: Version, now_ns: int) -> bool:
+    return deadline_ns <= now_ns or version.is_settled
 
 
 def _version_of_run_before(file: KnownFile) -> Version:

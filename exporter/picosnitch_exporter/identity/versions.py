@@ -1,6 +1,7 @@
 """The contents that one file has had, and which of them a process ran."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -71,6 +72,11 @@ class Chain:
     """The oldest ones are gone."""
     forgotten: Version | None = None
     """Stands for those."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the paths of its versions take, which others have chosen."""
+        return sum(sys.getsizeof(version.path) for version in self.versions)
 
     @property
     def latest(self) -> Version | None:

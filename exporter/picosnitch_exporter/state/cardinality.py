@@ -1,6 +1,7 @@
 """How many executables get series of their own."""
 
 from collections import OrderedDict
+from hashlib import blake2b
 from typing import Protocol
 
 from picosnitch_exporter import catalog
@@ -13,6 +14,7 @@ Subject = tuple[Executable, Workload]
 OTHERS: Subject = (OTHER, HOST)
 """Where what is beyond the bound is counted."""
 REFUSED_REMEMBERED = 4096
+_FINGERPRINT_BYTES = 16
 
 
 class Counts(Protocol):
@@ -20,6 +22,14 @@ class Counts(Protocol):
 
     def count(self, metric: Metric, labels: tuple[str, ...] = (), amount: float = 1) -> None:
         """Adds to a counter of the exporter on itself."""
+
+
+def fingerprint(subject: Subject) -> bytes:
+    """Sixteen bytes by which a subject is known again, however long the path that it was given."""
+    executable, workload = subject
+    parts = (executable.sha256, executable.exe, workload.namespace, workload.pod)
+    text = "\0".join((*parts, workload.container))
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=_FINGERPRINT_BYTES).digest()
 
 
 class Cardinality:
@@ -33,7 +43,7 @@ class Cardinality:
         self._limit = limit
         self._health = health
         self._admitted: set[Subject] = set()
-        self._refused: OrderedDict[Subject, None] = OrderedDict()
+        self._refused: OrderedDict[bytes, None] = OrderedDict()
 
     @property
     def limit(self) -> int:
@@ -51,13 +61,14 @@ class Cardinality:
             return True
         if len(self._admitted) < self._limit:
             self._admitted.add(subject)
-            self._refused.pop(subject, None)
+            self._refused.pop(fingerprint(subject), None)
             return True
-        if subject in self._refused:
-            self._refused.move_to_end(subject)
+        refused = fingerprint(subject)
+        if refused in self._refused:
+            self._refused.move_to_end(refused)
             return False
         self._health.count(catalog.SERIES_REFUSED, ("max_executables",))
-        self._refused[subject] = None
+        self._refused[refused] = None
         if len(self._refused) > REFUSED_REMEMBERED:
             self._refused.popitem(last=False)
         return False

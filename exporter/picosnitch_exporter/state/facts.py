@@ -1,5 +1,6 @@
 """What is known of executables: first and last seen, name, parent, size, verdict."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ from picosnitch_exporter.model import (
     Verdict,
     VirusTotalResult,
 )
-from picosnitch_exporter.state.cardinality import Counts, Subject
+from picosnitch_exporter.state.cardinality import Counts, Subject, fingerprint
 
 MAX_REMEMBERED = 65_536
 """Executables whose first sight is remembered beyond their series, those without series that one
-commit can speak of, and verdicts: 45 MB if all were in use."""
-
+commit can speak of, and verdicts."""
+MAX_TOLD_BYTES = 32 << 20
+"""Of the paths that one commit can speak of: one of 4,096 bytes can take 16 KB of memory."""
 
 _UNKNOWN = VirusTotalResult(verdict=Verdict.UNKNOWN)
 
@@ -46,17 +48,21 @@ class Facts:
         *,
         health: Counts,
         max_remembered: int = MAX_REMEMBERED,
+        max_told_bytes: int = MAX_TOLD_BYTES,
         unjudged: VirusTotalResult = UNJUDGED,
     ) -> None:
         self._unjudged = unjudged
         self._health = health
         self._max_remembered = max_remembered
+        self._max_told_bytes = max_told_bytes
         self._facts: dict[Subject, _Fact] = {}
-        self._first_seen: OrderedDict[Subject, float] = OrderedDict()
+        # By fingerprint: nothing but the time is asked for.
+        self._first_seen: OrderedDict[bytes, float] = OrderedDict()
         self._verdicts: OrderedDict[Sha256, VirusTotalResult] = OrderedDict()
         self._changed: list[_Fact] = []
         # What the next commit has to tell of executables that have no facts (any more).
         self._departed: dict[Subject, KnownExecutable] = {}
+        self._told_bytes = 0
         self._frozen: tuple[ExecutableFacts, ...] | None = ()
 
     def touch(self, subject: Subject, *, name: str, time_seconds: float) -> bool:
@@ -79,8 +85,9 @@ class Facts:
     def begin(self, known: KnownExecutable, *, is_exposed: bool) -> None:
         """Notes an executable for the first time, or again after it was dropped."""
         subject = (known.executable, known.workload)
-        first_seen = min(known.first_seen_seconds, self._first_seen.get(subject, float("inf")))
-        self._remember(subject, first_seen)
+        key = fingerprint(subject)
+        first_seen = min(known.first_seen_seconds, self._first_seen.get(key, float("inf")))
+        self._remember(key, first_seen)
         known = replace(known, first_seen_seconds=first_seen)
         if not is_exposed:
             self._tell(subject, known)
@@ -95,7 +102,8 @@ class Facts:
     def remember(self, executables: Iterable[KnownExecutable]) -> None:
         """Takes over when executables were first seen; the last ones are kept longest."""
         for known in executables:
-            self._remember((known.executable, known.workload), known.first_seen_seconds)
+            key = fingerprint((known.executable, known.workload))
+            self._remember(key, known.first_seen_seconds)
 
     def judge(self, sha256: Sha256, result: VirusTotalResult) -> None:
         """Notes what VirusTotal says of a content."""
@@ -134,6 +142,7 @@ class Facts:
         self._changed.clear()
         changed = tuple(self._departed.values())
         self._departed.clear()
+        self._told_bytes = 0
         return changed
 
     def _insert(self, known: KnownExecutable) -> _Fact:
@@ -178,16 +187,20 @@ class Facts:
         if len(self._verdicts) > self._max_remembered:
             self._verdicts.popitem(last=False)
 
-    def _remember(self, subject: Subject, first_seen_seconds: float) -> None:
-        self._first_seen[subject] = first_seen_seconds
-        self._first_seen.move_to_end(subject)
+    def _remember(self, key: bytes, first_seen_seconds: float) -> None:
+        self._first_seen[key] = first_seen_seconds
+        self._first_seen.move_to_end(key)
         if len(self._first_seen) > self._max_remembered:
             self._first_seen.popitem(last=False)
 
     def _tell(self, subject: Subject, known: KnownExecutable) -> None:
-        if subject not in self._departed and len(self._departed) >= self._max_remembered:
-            self._health.count(catalog.EVENTS_LOST, ("state", "executables_full"))
-            return
+        if subject not in self._departed:
+            is_full = len(self._departed) >= self._max_remembered
+            if is_full or self._told_bytes >= self._max_told_bytes:
+                self._health.count(catalog.EVENTS_LOST, ("state", "executables_full"))
+                return
+            paths = (known.executable.exe, known.parent.exe)
+            self._told_bytes += sum(map(sys.getsizeof, paths))
         self._departed[subject] = known
 
 
