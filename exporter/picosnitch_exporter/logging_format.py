@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 from picosnitch_exporter.settings import LoggingSettings
@@ -137,7 +136,7 @@ class RateLimited(logging.Filter):
 def configure(
     settings: LoggingSettings,
     *,
-    process: Literal["sensor", "exporter"],
+    process: Literal["sensor", "exporter", "launcher"],
     per_minute: int = 60,
 ) -> None:
     """All logging of this process to stderr; may be called again. `debug` is not rate-limited."""
@@ -155,10 +154,11 @@ def configure(
 
 
 def _fields(record: logging.LogRecord, process: str) -> tuple[tuple[str, Value], ...]:
-    stamp = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    seconds, milliseconds = divmod(int(record.created * 1000), 1000)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     level = "warn" if record.levelno == logging.WARNING else record.levelname.lower()
     fields: list[tuple[str, Value]] = [
-        ("time", stamp.removesuffix("+00:00") + "Z"),
+        ("time", f"{stamp}.{milliseconds:03d}Z"),
         ("level", level),
         ("process", process),
     ]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from picosnitch_exporter.config import Loaded, load, load_with_notices, loading, show
+from picosnitch_exporter.config import load, load_with_notices, loading, show
 from picosnitch_exporter.config.document import Plain
+from picosnitch_exporter.config.loading import Loaded
 from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.settings import ServerSettings, Settings
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from picosnitch_exporter.config import Loaded
+from picosnitch_exporter.config.loading import Loaded
 from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.sensor.requirements import Finding, State
 from picosnitch_exporter.service import live

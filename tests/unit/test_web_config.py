@@ -19,7 +19,9 @@ from picosnitch_exporter.outputs.basic_auth import CACHED_LOGINS, Authenticator
 from picosnitch_exporter.outputs.http import WebServer
 from picosnitch_exporter.outputs.listen import bind
 from picosnitch_exporter.outputs.tls import check_sans
-from picosnitch_exporter.outputs.web_config import WebConfig, WebRules, check_web_config
+from picosnitch_exporter.outputs.web_config import check_web_config
+from picosnitch_exporter.outputs.web_rules import WebRules
+from picosnitch_exporter.outputs.web_watch import WebConfig
 from picosnitch_exporter.settings import WebSettings
 from picosnitch_exporter.state.health import Health
 from tests.unit.snapshots import snapshot

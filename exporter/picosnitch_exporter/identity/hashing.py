@@ -224,21 +224,20 @@ class Hasher:
             self._push(job)
 
     def _work(self) -> None:
-        buffer = memoryview(bytearray(_BUFFER_BYTES))
         try:
             while (job := self._take()) is not None:
-                if self._hash_slice(job, buffer):
+                if self._hash_slice(job):
                     continue
                 self._put_back(job)
         except Exception as error:  # noqa: BLE001  (handed to the main loop, which ends with it)
             self._failure = error
             os.eventfd_write(self._event, 1)
 
-    def _hash_slice(self, job: _Job, buffer: memoryview) -> bool:
+    def _hash_slice(self, job: _Job) -> bool:
         """Reads one slice; whether the job is finished."""
         begun = self._clock()
         try:
-            outcome = self._advance(job, buffer)
+            outcome = self._advance(job)
         except OSError as error:
             reason = _REASONS.get(error.errno or 0, "unreadable")
             outcome = (UNHASHED, reason)
@@ -251,7 +250,7 @@ class Hasher:
         self._report(job, sha256=outcome[0], reason=outcome[1])
         return True
 
-    def _advance(self, job: _Job, buffer: memoryview) -> tuple[Sha256, str] | None:
+    def _advance(self, job: _Job) -> tuple[Sha256, str] | None:
         if not job.is_started:
             stat = os.fstat(job.descriptor)
             if (stat.st_size, stat.st_mtime_ns) != (job.size_bytes, job.modified_ns):
@@ -259,6 +258,8 @@ class Hasher:
             job.changed_ns = stat.st_ctime_ns
             job.is_started = True
         end = min(job.offset + SLICE_BYTES, job.size_bytes)
+        # Held for a slice only: most of the time there is nothing to hash.
+        buffer = memoryview(bytearray(min(_BUFFER_BYTES, end - job.offset)))
         while job.offset < end:
             length = os.preadv(job.descriptor, [buffer[: end - job.offset]], job.offset)
             if not length:

@@ -2,12 +2,15 @@
 
 import contextlib
 import socket
-import ssl
 import struct
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from picosnitch_exporter.outputs.request import MAX_HEAD_BYTES, Request, find_head, parse_head
+
+if TYPE_CHECKING:
+    import ssl
 
 SOCKET_SECONDS = 5.0
 """Without a byte moving in either direction."""
@@ -24,7 +27,8 @@ _SEND_BYTES = 128 * 1024
 class Connection:
     """A client, from accept to close. One thread serves it; another may evict it.
 
-    Methods that move bytes raise TimeoutError at a deadline, ssl.SSLError and OSError.
+    Methods that move bytes raise TimeoutError at a deadline and OSError, of which ssl.SSLError is
+    one.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Connection:
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self._socket = accepted
+        self._tls: ssl.SSLSocket | None = None
         self._socket_seconds = socket_seconds
         self._deadline = time.monotonic() + request_seconds
         # Held while the descriptor may be closed or replaced, so that an eviction never hits the
@@ -43,7 +48,12 @@ class Connection:
         self.is_evicted = False
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def start_tls(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+    @property
+    def has_tls(self) -> bool:
+        """Whether a handshake has begun."""
+        return self._tls is not None
+
+    def start_tls(self, context: "ssl.SSLContext") -> "ssl.SSLSocket":
         """Do the server's part of the handshake."""
         with self._lock:
             if self.is_evicted:
@@ -52,7 +62,7 @@ class Connection:
             wrapped = context.wrap_socket(
                 self._socket, server_side=True, do_handshake_on_connect=False
             )
-            self._socket = wrapped
+            self._socket = self._tls = wrapped
         self._limit()
         wrapped.do_handshake()
         return wrapped
@@ -95,10 +105,10 @@ class Connection:
     def finish(self) -> None:
         """End the answer so that it arrives: closing with unread input would reset it away."""
         deadline = min(self._deadline, time.monotonic() + _LINGER_SECONDS)
-        if isinstance(self._socket, ssl.SSLSocket):
+        if self._tls is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-                self._socket.unwrap()
+                self._tls.settimeout(max(0.001, deadline - time.monotonic()))
+                self._tls.unwrap()
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
             left = _LINGER_BYTES

@@ -1,7 +1,6 @@
 """One request and its answer on a connection: TLS, authentication, the site, and the sending."""
 
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from picosnitch_exporter import catalog
 from picosnitch_exporter.outputs.connection import Connection
 from picosnitch_exporter.outputs.request import RefusedError, Request
 from picosnitch_exporter.outputs.site import Response, Site, refusal
-from picosnitch_exporter.outputs.web_config import WebConfig, WebRules
+from picosnitch_exporter.outputs.web_rules import WebRules
+from picosnitch_exporter.outputs.web_watch import WebConfig
 from picosnitch_exporter.state.health import Health
 
 _REPORT_SECONDS = 60.0
@@ -39,13 +39,8 @@ class Exchange:
             self._converse(connection)
         except TimeoutError:
             return "timeout"
-        except ssl.SSLError as error:
-            if getattr(error, "reason", None) == "HTTP_REQUEST":
-                answer = refusal(HTTPStatus.BAD_REQUEST, "this port speaks HTTPS")
-                connection.send_plain(answer.head(None, {}) + b"".join(answer.chunks()))
-            return "tls"
-        except OSError:
-            return "reset"
+        except OSError as error:
+            return _answered(connection, error) if connection.has_tls else "reset"
         except Exception:  # noqa: BLE001  (of one request; the next one may do better)
             self._report()
             # The client must not take what it has got for all.
@@ -129,6 +124,18 @@ class Exchange:
                 self._reported_at = now
         if due:
             _log.exception("http_request_failed")
+
+
+def _answered(connection: Connection, error: OSError) -> str:
+    """Why a connection with TLS has ended; who speaks plain HTTP there is told."""
+    import ssl  # is there by now: only who serves HTTPS pays for it
+
+    if not isinstance(error, ssl.SSLError):
+        return "reset"
+    if getattr(error, "reason", None) == "HTTP_REQUEST":
+        answer = refusal(HTTPStatus.BAD_REQUEST, "this port speaks HTTPS")
+        connection.send_plain(answer.head(None, {}) + b"".join(answer.chunks()))
+    return "tls"
 
 
 def _framed(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from picosnitch_exporter.model import Snapshot
 from picosnitch_exporter.outputs.connection import REQUEST_SECONDS, SOCKET_SECONDS, Connection
 from picosnitch_exporter.outputs.exchange import Exchange
 from picosnitch_exporter.outputs.site import Site
-from picosnitch_exporter.outputs.web_config import WebConfig
+from picosnitch_exporter.outputs.web_watch import WebConfig
 from picosnitch_exporter.settings import WebSettings
 from picosnitch_exporter.state.health import Health
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from picosnitch_exporter.model import Snapshot
-from picosnitch_exporter.outputs.landing import landing_page
 from picosnitch_exporter.outputs.negotiation import accepts_gzip, choose_format
 from picosnitch_exporter.outputs.prometheus import Exposition, compress
 from picosnitch_exporter.outputs.request import Request
@@ -130,6 +129,9 @@ class Site:
         )
 
     def _landing(self) -> Response:
+        # At the first visit: most have none but Prometheus's.
+        from picosnitch_exporter.outputs.landing import landing_page
+
         page = landing_page(
             version=self._version,
             reason_not_ready=self._readiness(),

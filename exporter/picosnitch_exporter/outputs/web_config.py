@@ -1,23 +1,18 @@
-"""`--web.config.file`, in the format of Prometheus's exporter-toolkit, re-read when it changes.
+"""`--web.config.file`, in the format of Prometheus's exporter-toolkit, to the rules in force.
 
-Source: exporter-toolkit, docs/web-configuration.md. Whether the file, or one that it names, has
-changed is looked at for every connection. One that has become wrong leaves the old rules in force.
+Source: exporter-toolkit, docs/web-configuration.md.
 """
 
 import logging
-import os
-import ssl
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from picosnitch_exporter import catalog
 from picosnitch_exporter.config.document import Located, parse
 from picosnitch_exporter.errors import ConfigurationError
-from picosnitch_exporter.outputs.basic_auth import Authenticator, is_bcrypt_hash
-from picosnitch_exporter.outputs.tls import TlsSettings, check_sans, make_context
-from picosnitch_exporter.state.health import Health
+from picosnitch_exporter.outputs.basic_auth import is_bcrypt_hash
+from picosnitch_exporter.outputs.tls import TlsSettings, make_context
+from picosnitch_exporter.outputs.web_rules import Signature, WebRules, signature_of
 
 _TOP = ("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit")
 _TLS_TEXTS = (
@@ -42,81 +37,12 @@ _HEADERS: Mapping[str, tuple[str, ...]] = {
     "X-XSS-Protection": (),
 }
 
-_Signature = tuple[int, int, int, int] | None
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebRules:
-    """What is in force for one connection."""
-
-    tls: ssl.SSLContext | None = None
-    client_allowed_sans: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    users: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Names to bcrypt hashes; empty: anybody may ask."""
-
-    def check_certificate(self, connection: ssl.SSLSocket) -> None:
-        """Raise ssl.SSLCertVerificationError if the client's certificate is for somebody else."""
-        check_sans(connection, self.client_allowed_sans)
-
-
-class WebConfig:
-    """The rules of the file, always the newest that are right; none without a file.
-
-    Raises
-    ------
-    ConfigurationError
-        from the constructor: names the file and the key.
-    """
-
-    def __init__(self, *, path: Path | None, health: Health) -> None:
-        self._path = path
-        self._health = health
-        self._authenticator = Authenticator()
-        self._lock = threading.Lock()
-        self._signatures: dict[Path, _Signature] = {}
-        self._rules = WebRules()
-        if path is not None:
-            self._rules = _load(path, self._signatures)
-
-    def current(self) -> WebRules:
-        """Look whether a file has changed, and give the rules for a new connection."""
-        if self._path is None:
-            return self._rules
-        with self._lock:
-            if any(_signature(path) != seen for path, seen in self._signatures.items()):
-                self._reload(self._path)
-            return self._rules
-
-    def authenticate(self, rules: WebRules, authorization: str, *, timeout_seconds: float) -> bool:
-        """As `Authenticator.allows`, for the users of the rules."""
-        return self._authenticator.allows(
-            rules.users, authorization, timeout_seconds=timeout_seconds
-        )
-
-    def _reload(self, path: Path) -> None:
-        signatures: dict[Path, _Signature] = {}
-        try:
-            self._rules = _load(path, signatures)
-        except ConfigurationError as error:
-            # The files of the old rules stay watched as well. None is read again until it changes.
-            signatures = {
-                **{old: _signature(old) for old in self._signatures},
-                **signatures,
-            }
-            self._health.count(catalog.WEB_CONFIG_RELOADS, ("failure",))
-            _log.error("web_config_kept error=%s", error)
-        else:
-            self._health.count(catalog.WEB_CONFIG_RELOADS, ("success",))
-            _log.info("web_config_reloaded file=%s", path)
-        self._signatures = signatures
 
 
 def check_web_config(path: Path) -> None:
     """Raise ConfigurationError if `run` would refuse the file, for `check-config` and `doctor`."""
-    _load(path, {})
+    load(path, {})
 
 
 def files_in_use(path: Path) -> tuple[Path, ...]:
@@ -127,14 +53,14 @@ def files_in_use(path: Path) -> tuple[Path, ...]:
     ConfigurationError
         if `run` would refuse the file.
     """
-    signatures: dict[Path, _Signature] = {}
-    _load(path, signatures)
+    signatures: dict[Path, Signature] = {}
+    load(path, signatures)
     return tuple(signatures)
 
 
-def _load(path: Path, signatures: dict[Path, _Signature]) -> WebRules:
+def load(path: Path, signatures: dict[Path, Signature]) -> WebRules:
     """Read the file; `signatures` gets what was found on the disk before each file was read."""
-    signatures[path] = _signature(path)
+    signatures[path] = signature_of(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -157,7 +83,7 @@ def _load(path: Path, signatures: dict[Path, _Signature]) -> WebRules:
     users = _users(source, source.mapping(top, "basic_auth_users"))
     if tls is None:
         return WebRules(headers=headers, users=users)
-    signatures.update({file: _signature(file) for file in tls.files})
+    signatures.update({file: signature_of(file) for file in tls.files})
     try:
         context = make_context(tls)
     except ConfigurationError as error:
@@ -294,11 +220,3 @@ class _Source:
             # Relative to the file that names it, as the toolkit has it.
             return self.path.parent / file
         return text or None
-
-
-def _signature(path: Path) -> _Signature:
-    try:
-        found = os.stat(path)  # noqa: PTH116  (on every connection: a third of Path.stat's time)
-    except OSError:
-        return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -6,7 +6,6 @@ Source: libbpf's bpf/libbpf.h and bpf/bpf.h, include/uapi/linux/bpf.h.
 """
 
 import ctypes
-import ctypes.util
 import errno
 import logging
 import os

@@ -1,7 +1,6 @@
 """Where bpffs and the cgroup hierarchy are mounted."""
 
 import contextlib
-import subprocess
 from pathlib import Path
 
 from picosnitch_exporter.errors import RequirementError
@@ -26,6 +25,8 @@ def ensure_bpffs(path: Path) -> None:
     if not path.is_relative_to(_BPFFS):
         msg = f"{path} is not on a BPF filesystem"
         raise OSError(0, msg)
+    import subprocess  # where it is needed, once: half a megabyte
+
     result = subprocess.run(
         ["/bin/mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(_BPFFS)],
         check=False,

@@ -1,6 +1,5 @@
 """The built BPF object, where the package has it."""
 
-from importlib import resources
 from pathlib import Path
 
 from picosnitch_exporter.errors import RequirementError
@@ -16,7 +15,7 @@ def read_object() -> tuple[bytes, Path]:
     RequirementError
         if it was not built.
     """
-    path = Path(str(resources.files("picosnitch_exporter.sensor") / OBJECT_NAME))
+    path = Path(__file__).with_name(OBJECT_NAME)
     try:
         return path.read_bytes(), path
     except OSError as error:

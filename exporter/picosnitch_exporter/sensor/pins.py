@@ -13,8 +13,8 @@ old ring holds is read. Source: kernel/bpf/inode.c (no dots in names; rename is 
 import contextlib
 import hashlib
 import logging
+import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -202,7 +202,12 @@ def instance_of(ring: BpfMap) -> int:
 def remove(folder: Path) -> None:
     """Removes everything below and including `folder` from bpffs."""
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+        for path, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                Path(path, name).unlink()
+            for name in folders:
+                Path(path, name).rmdir()
+        folder.rmdir()
 
 
 def _is_readable(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """What the sensor needs of a machine whichever plan counts, and what `doctor` says of it."""
 
-import platform
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -94,7 +94,7 @@ def require_btf() -> Finding:
     """
     if not BTF.exists():
         raise RequirementError(
-            f"kernel {platform.release()} has no BTF ({BTF} is missing): "
+            f"kernel {os.uname().release} has no BTF ({BTF} is missing): "
             "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of Debian and Ubuntu are"
         )
     return Finding(name="btf", state=State.OK, found=str(BTF))

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from picosnitch_exporter.checks.notifier import Channel, DesktopChannel, Notifier
 from picosnitch_exporter.model import (
     UNJUDGED,
     KnownExecutable,
@@ -24,6 +23,7 @@ from picosnitch_exporter.state.store import Store
 if TYPE_CHECKING:
     from picosnitch_exporter.checks.held_files import HeldFiles
     from picosnitch_exporter.checks.inquirer import Inquirer, SharedVerdicts
+    from picosnitch_exporter.checks.notifier import Channel, Notifier
     from picosnitch_exporter.checks.webhook import Webhook
 
 SCAN_SECONDS: Final = 60.0
@@ -73,6 +73,8 @@ class Checks:
             self._inquirer.restore(persisted.verdicts)
             self._inquirer.start()
         if self._channels:
+            from picosnitch_exporter.checks.notifier import Notifier
+
             self._notifier = Notifier(
                 self._channels,
                 known=persisted.executables,
@@ -156,9 +158,11 @@ class Checks:
 
     def _make_channels(
         self, wanted: NotificationSettings, desktop: socket.socket | None
-    ) -> list[Channel]:
+    ) -> "list[Channel]":
         channels: list[Channel] = []
         if desktop is not None:
+            from picosnitch_exporter.checks.notifier import DesktopChannel
+
             channels.append(DesktopChannel(desktop, health=self._health))
         if wanted.webhook_url:
             from picosnitch_exporter.checks.client import Client

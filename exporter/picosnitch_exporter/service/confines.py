@@ -11,7 +11,6 @@ from pathlib import Path
 from picosnitch_exporter import catalog, confinement
 from picosnitch_exporter.config import kubernetes
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.outputs.web_config import files_in_use
 from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.state.health import Health
 
@@ -97,6 +96,8 @@ def _named_files(settings: Settings, environment: Mapping[str, str]) -> Iterator
     otlp = settings.otlp
     named: list[Path | None] = [otlp.certificate, otlp.client_certificate, otlp.client_key]
     if settings.web.config_file is not None:
+        from picosnitch_exporter.outputs.web_config import files_in_use
+
         named += files_in_use(settings.web.config_file)
     if settings.log.server is not None:
         texts = [value for _key, value in settings.log.server.parameters if isinstance(value, str)]

@@ -13,20 +13,16 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from picosnitch_exporter import __version__, catalog, privileges
-from picosnitch_exporter.config import otel
+from picosnitch_exporter import __version__, catalog, memory, privileges
 from picosnitch_exporter.errors import (
     PeerGoneError,
     PicosnitchError,
-    RequirementError,
     WireError,
 )
 from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
 from picosnitch_exporter.identity.registry import Registry
-from picosnitch_exporter.log.batches import decode_rows, encode_rows
 from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.ignore import IgnoreRules
 from picosnitch_exporter.log.journal import Journal
@@ -36,13 +32,13 @@ from picosnitch_exporter.log.writer import LogWriter
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit
 from picosnitch_exporter.outputs.http import WebServer
-from picosnitch_exporter.service import confines, live
+from picosnitch_exporter.service import confines, live, telemetry
 from picosnitch_exporter.service.checking import Checks, unjudged
 from picosnitch_exporter.service.containers import Workloads
 from picosnitch_exporter.service.intake import Intake
 from picosnitch_exporter.service.live import LiveServer
 from picosnitch_exporter.service.status import ClockWatch, report_hello, report_own, report_status
-from picosnitch_exporter.settings import Settings, StorageSettings
+from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.state.attribution import Attributor
 from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.state.store import Store
@@ -62,9 +58,6 @@ from picosnitch_exporter.stream import (
     Resume,
     Stopping,
 )
-
-if TYPE_CHECKING:
-    from picosnitch_exporter.outputs.otlp.output import OtlpOutput
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +162,13 @@ class ExporterProcess:
             clocks=self._clocks,
             health=self._health,
         )
-        self._otlp = self._otlp_output()
+        self._otlp = telemetry.output(
+            settings,
+            os.environ,
+            snapshot=lambda: self._store.snapshot(time.time()),
+            health=self._health,
+            failed=self._note_failure,
+        )
         self._writer = LogWriter(
             self._database,
             settings=settings.log,
@@ -237,30 +236,6 @@ class ExporterProcess:
         if not self._is_greeted:
             return 1  # the sensor could not start, and says why itself
         raise PeerGoneError("the sensor process has ended")
-
-    def _otlp_output(self) -> "OtlpOutput | None":
-        """What sends OTLP; its libraries are imported only where there is somewhere to send to."""
-        plan = otel.plan(self._settings.otlp, os.environ)
-        if plan is None:
-            return None
-        try:
-            from picosnitch_exporter.outputs.otlp.output import OtlpOutput
-        except ImportError as error:
-            raise RequirementError(
-                f"OTLP needs packages ({error}): pip install 'picosnitch-exporter[otlp]'"
-            ) from error
-        storage = self._settings.storage.path
-        return OtlpOutput(
-            plan,
-            environment=os.environ,
-            snapshot=lambda: self._store.snapshot(time.time()),
-            health=self._health,
-            failed=self._note_failure,
-            encode_rows=encode_rows,
-            decode_rows=decode_rows,
-            version=__version__,
-            instance="" if storage == StorageSettings().path else str(storage),
-        )
 
     def _restore(self) -> None:
         """Takes over what the run before has left: the database first, then the journal."""
@@ -401,6 +376,7 @@ class ExporterProcess:
             self._store.drop_stale(now)
             with contextlib.suppress(OSError):  # no descriptor left
                 report_own(self._health)
+            memory.give_back()
             self._next_stale = now + _STALE_SECONDS
         dropped = ("sqlite", "full")
         self._health.set_counter(catalog.LOG_ROWS_DROPPED, dropped, self._windows.dropped_rows)
