@@ -2,6 +2,6 @@
 
 import sys
 
-from picosnitch_exporter.cli import main
+from picosnitch_exporter.entry import main
 
 sys.exit(main())

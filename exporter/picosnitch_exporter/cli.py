@@ -1,12 +1,10 @@
-"""The command line: arguments, exit codes, and what is said where one of them is wrong.
+"""The command line: arguments, and what is said where one of them is wrong.
 
-Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 130 interrupted from the keyboard.
 Whatever a command needs is imported when it runs, so that `--help` and `version` answer at once.
 """
 
 import argparse
 import difflib
-import logging
 import os
 import platform
 import sys
@@ -14,43 +12,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from picosnitch_exporter import __version__
+from picosnitch_exporter import __version__, outcome
 from picosnitch_exporter.config import load_with_notices, show
 from picosnitch_exporter.config.keys import BY_NAME, KEYS
 from picosnitch_exporter.config.kinds import Choice
-from picosnitch_exporter.errors import (
-    ConfigurationError,
-    PeerGoneError,
-    PicosnitchError,
-    UsageError,
-)
+from picosnitch_exporter.errors import ConfigurationError, PicosnitchError, UsageError
 from picosnitch_exporter.settings import Settings
 
 if TYPE_CHECKING:
-    from picosnitch_exporter.config import Loaded
     from picosnitch_exporter.config.document import Plain
-
-PROGRAM = "picosnitch-exporter"
-
-_FAILED = 1
-_INTERRUPTED = 130  # 128 and SIGINT, as a shell reports it
+    from picosnitch_exporter.config.loading import Loaded
 
 _EXAMPLES = f"""\
 examples:
-  {PROGRAM} doctor                      does it work here?
-  sudo {PROGRAM} run                    count, and serve /metrics on port 10054
-  sudo {PROGRAM} run --config.file=/etc/picosnitch-exporter/config.yaml
-  sudo {PROGRAM} top                    what talks right now?
-  sudo {PROGRAM} query --since 24h --by exe    what talked last night?
-  {PROGRAM} check-config config.yaml    is the file right?
-  sudo {PROGRAM} detach                 remove what was left counting in the kernel
+  {outcome.PROGRAM} doctor                      does it work here?
+  sudo {outcome.PROGRAM} run                    count, and serve /metrics on port 10054
+  sudo {outcome.PROGRAM} run --config.file=/etc/picosnitch-exporter/config.yaml
+  sudo {outcome.PROGRAM} top                    what talks right now?
+  sudo {outcome.PROGRAM} query --since 24h --by exe    what talked last night?
+  {outcome.PROGRAM} check-config config.yaml    is the file right?
+  sudo {outcome.PROGRAM} detach                 remove what was left counting in the kernel
 """
 
 _RUN_EXAMPLES = f"""\
 examples:
-  sudo {PROGRAM} run
-  sudo {PROGRAM} run --web.listen-address=127.0.0.1:10054 --web.listen-address='[::1]:10054'
-  sudo {PROGRAM} run --config.file=config.yaml --log.level=debug --log.format=json
+  sudo {outcome.PROGRAM} run
+  sudo {outcome.PROGRAM} run --web.listen-address=127.0.0.1:10054 --web.listen-address='[::1]:10054'
+  sudo {outcome.PROGRAM} run --config.file=config.yaml --log.level=debug --log.format=json
 
 Flags win over the file. SIGTERM leaves the kernel side counting for the next start
 (bpf.keep_on_exit); Ctrl-C removes it.
@@ -58,50 +46,49 @@ Flags win over the file. SIGTERM leaves the kernel side counting for the next st
 
 _DOCTOR_EXAMPLES = f"""\
 examples:
-  sudo {PROGRAM} doctor
-  sudo {PROGRAM} doctor --config.file=config.yaml --json | jq '.[] | select(.state != "ok")'
+  sudo {outcome.PROGRAM} doctor
+  sudo {outcome.PROGRAM} doctor --config.file=config.yaml --json | jq '.[] | select(.state != "ok")'
 """
 
 _CHECK_EXAMPLES = f"""\
 examples:
-  {PROGRAM} check-config /etc/picosnitch-exporter/config.yaml
-  {PROGRAM} check-config ~/.config/picosnitch/config.json --show > config.yaml
+  {outcome.PROGRAM} check-config /etc/picosnitch-exporter/config.yaml
+  {outcome.PROGRAM} check-config ~/.config/picosnitch/config.json --show > config.yaml
 """
 
 _RECORD_EXAMPLES = f"""\
 examples:
-  sudo {PROGRAM} import-record ~/.config/picosnitch/record.json
+  sudo {outcome.PROGRAM} import-record ~/.config/picosnitch/record.json
 """
 
 _Command = Callable[[argparse.Namespace], int]
+Start = Callable[[Settings, Sequence[str]], int]
+"""What `run` calls once it has read the settings."""
 
 
 class _Parser(argparse.ArgumentParser):
     """Raises where argparse would print a usage of many lines and leave."""
 
     def error(self, message: str) -> NoReturn:
-        command = self.prog.removeprefix(PROGRAM).strip()
+        command = self.prog.removeprefix(outcome.PROGRAM).strip()
         where = f"{command}: " if command else ""
         raise UsageError(f"{where}{message} (see '{self.prog} --help')")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code."""
-    try:
-        return _main(sys.argv[1:] if argv is None else argv)
-    except PicosnitchError as error:
-        _complain(str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        _discard_output()  # whoever read it has gone (`| head`)
-        return _FAILED
+def main(argv: Sequence[str] | None = None, *, start: Start | None = None) -> int:
+    """Runs one command; the exit code.
+
+    `start` is called by `run`, with the settings and what there is to say of them; it starts the
+    daemon, in this process where none is given.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    return outcome.of(lambda: _main(arguments, start or _start))
 
 
-def _main(argv: Sequence[str]) -> int:
+def _main(argv: Sequence[str], start: Start) -> int:
     try:
-        arguments, unknown = _parser(argv).parse_known_args(argv)
+        given = argparse.Namespace(start=start)
+        arguments, unknown = _parser(argv).parse_known_args(argv, given)
         if unknown:
             raise _unknown_error(arguments, unknown[0])
         code = cast("_Command", arguments.command)(arguments)
@@ -111,6 +98,12 @@ def _main(argv: Sequence[str]) -> int:
     return code
 
 
+def _start(settings: Settings, notices: Sequence[str]) -> int:
+    from picosnitch_exporter import daemon
+
+    return daemon.start(settings, notices)
+
+
 def _say(text: str = "") -> None:
     """Text to standard output, and what is still buffered; raises PicosnitchError."""
     try:
@@ -118,36 +111,22 @@ def _say(text: str = "") -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _discard_output()
+        outcome.discard_output()
         raise PicosnitchError(f"can't write to standard output: {error.strerror}") from error
-
-
-def _discard_output() -> None:
-    # What is still buffered would fail once more when the interpreter ends.
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
-
-
-def _complain(message: str) -> None:
-    # One line that no terminal obeys, whatever a path in it is called.
-    text = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in message
-    )
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def _unknown_error(arguments: argparse.Namespace, argument: str) -> UsageError:
     known = cast("tuple[str, ...]", arguments.flags)
     near = difflib.get_close_matches(argument.partition("=")[0], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"see '{PROGRAM} {arguments.name} --help'"
+    hint = (
+        f"did you mean {near[0]}?" if near else f"see '{outcome.PROGRAM} {arguments.name} --help'"
+    )
     return UsageError(f"{arguments.name}: unknown argument {argument}: {hint}")
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=PROGRAM,
+        prog=outcome.PROGRAM,
         description="Network traffic of every executable, by SHA-256, as Prometheus metrics.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -297,20 +276,7 @@ def _load(arguments: argparse.Namespace) -> "Loaded":
 
 def _run(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
-    from picosnitch_exporter import daemon, logging_format
-    from picosnitch_exporter.logging_format import Event
-
-    logging_format.configure(loaded.settings.logging, process="exporter")
-    log = logging.getLogger(__name__)
-    for notice in loaded.notices:
-        log.warning(Event("configuration_notice", {"notice": notice}))
-    try:
-        return daemon.run(loaded.settings)
-    except BrokenPipeError as error:
-        # Not standard output: the daemon writes nothing there.
-        raise PeerGoneError(
-            "a process of the exporter has ended: see the messages above"
-        ) from error
+    return cast("Start", arguments.start)(loaded.settings, loaded.notices)
 
 
 def _detach(arguments: argparse.Namespace) -> int:
@@ -375,7 +341,7 @@ def _man(_: argparse.Namespace) -> int:
 def _check_config(arguments: argparse.Namespace) -> int:
     loaded = load_with_notices(arguments.file, environment=os.environ, overrides={})
     for notice in loaded.notices:
-        _complain(notice)
+        outcome.complain(notice)
     _say(show(loaded.settings).rstrip() if arguments.show else f"{arguments.file}: valid")
     return 0
 
@@ -388,7 +354,7 @@ def _version(_: argparse.Namespace) -> int:
 def _version_text() -> str:
     """The version in the form that Prometheus's exporters print."""
     return (
-        f"{PROGRAM}, version {__version__}\n"
+        f"{outcome.PROGRAM}, version {__version__}\n"
         f"  python version:   {platform.python_version()}\n"
         f"  platform:         {sys.platform}/{os.uname().machine}"
     )

@@ -2,7 +2,8 @@
 
 This process becomes the sensor, which has the privileges; its child becomes the exporter, which
 gives them up before it reads anything that others wrote. The child is forked, not executed anew, so
-that the two share the memory of what both need.
+that the two share the memory of what both need; what only one of them needs is imported after that,
+and the small processes are forked before (docs/overhead.md says what that is worth).
 """
 
 import contextlib
@@ -16,10 +17,10 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from picosnitch_exporter import logging_format, privileges
+from picosnitch_exporter import logging_format, memory, privileges
 from picosnitch_exporter.checks import desk
 from picosnitch_exporter.errors import (
     PeerGoneError,
@@ -28,16 +29,36 @@ from picosnitch_exporter.errors import (
     StorageError,
 )
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.sensor.loader import Loader
-from picosnitch_exporter.sensor.process import Sensor
+from picosnitch_exporter.sensor import requirements
+from picosnitch_exporter.sensor.fanotify import Fanotify
+from picosnitch_exporter.sensor.marker import Marker
 from picosnitch_exporter.settings import Settings
-from picosnitch_exporter.stream import Channel
 
 _log = logging.getLogger(__name__)
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CHILD_SECONDS = 4.0
 _PREDECESSOR_SECONDS = 6.0
+
+
+def start(settings: Settings, notices: Sequence[str]) -> int:
+    """Says what there is to say of the settings, and runs; the exit code of the command.
+
+    Raises
+    ------
+    PicosnitchError
+        as `run`.
+    """
+    logging_format.configure(settings.logging, process="exporter")
+    for notice in notices:
+        _log.warning(Event("configuration_notice", {"notice": notice}))
+    try:
+        return run(settings)
+    except BrokenPipeError as error:
+        # Not standard output: nothing is written there.
+        raise PeerGoneError(
+            "a process of the exporter has ended: see the messages above"
+        ) from error
 
 
 def run(settings: Settings) -> int:
@@ -48,31 +69,44 @@ def run(settings: Settings) -> int:
     PicosnitchError
         if it can't start, or one of the processes has failed.
     """
+    memory.hold_little()
+    requirements.require_capabilities()
+    requirements.require_host_processes()
     raise_file_limit(settings.identity.rlimit_nofile)
-    loader = Loader(settings.bpf, every_exe=settings.identity.every_exe)
     account = privileges.find_account(settings.storage.user)
     readers = privileges.find_group(settings.storage.group)
     prepare_storage(settings.storage.path, account, readers=readers)
     logging_format.configure(settings.logging, process="sensor")
     gc.collect()
     gc.freeze()  # what they share then stays shared: the collector writes to what it visits
-    desktop = desk.fork(settings.notifications)
+    # The small ones first, as each is a copy of all that there is by then.
+    desktop = desk.start(settings.notifications, settings.logging)
+    marker = Marker(Fanotify())
+    # What the other two both need.
+    import hashlib  # noqa: F401 - half a megabyte of OpenSSL, which then is the same in both
+
+    from picosnitch_exporter.stream import Channel
+
+    gc.freeze()
     sensor_end, exporter_end = Channel.pair()
     with _stop_signals() as stop_signals:
         child = os.fork()
         if child == 0:
             sensor_end.close()
+            marker.disown()
             _become_exporter(settings, account, exporter_end, desktop)
         exporter_end.close()
         if desktop is not None:
             desktop.close()
         return _run_sensor(
-            settings, sensor_end, loader=loader, stop_signals=stop_signals, child=child
+            settings, sensor_end, marker=marker, stop_signals=stop_signals, child=child
         )
 
 
 def detach(settings: Settings) -> int:
     """Removes everything from the kernel that an earlier run has left counting."""
+    from picosnitch_exporter.sensor.loader import Loader
+
     removed = Loader(settings.bpf, every_exe=False).detach()
     pins = settings.bpf.pin_path
     print(f"removed {pins}" if removed else f"nothing to remove: there is no {pins}")  # noqa: T201
@@ -190,7 +224,7 @@ def _become_exporter(
         signal.set_wakeup_fd(-1)
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        # Imported here: the sensor needs none of it, and is 7 MB smaller without.
+        # Imported here: the sensor needs none of it.
         from picosnitch_exporter.log import journal
         from picosnitch_exporter.outputs import listen
         from picosnitch_exporter.service import process
@@ -217,12 +251,22 @@ def _run_sensor(
     settings: Settings,
     sensor_end: socket.socket,
     *,
-    loader: Loader,
+    marker: Marker,
     stop_signals: int,
     child: int,
 ) -> int:
     try:
-        sensor = Sensor(settings, sensor_end, loader=loader, stop_signals=stop_signals)
+        # Imported here: the other processes need none of it.
+        from picosnitch_exporter.sensor.loader import Loader
+        from picosnitch_exporter.sensor.process import Sensor
+
+        sensor = Sensor(
+            settings,
+            sensor_end,
+            loader=Loader(settings.bpf, every_exe=settings.identity.every_exe),
+            marker=marker,
+            stop_signals=stop_signals,
+        )
     except BaseException:
         sensor_end.close()
         _await_child(child)

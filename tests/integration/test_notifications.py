@@ -32,7 +32,7 @@ from picosnitch_exporter.model import (
     Verdict,
     VirusTotalResult,
 )
-from picosnitch_exporter.settings import NotificationSettings
+from picosnitch_exporter.settings import LoggingSettings, NotificationSettings
 from picosnitch_exporter.state.health import Health
 from tests.session_bus import Logind, NotificationServer, Session, Shown, session_bus
 from tests.webhook_receiver import Receiver
@@ -265,7 +265,7 @@ def test_only_user_is_taken_when_there_is_one_folder(folder: Path) -> None:
 @needs_root
 def test_launcher_keeps_few_capabilities_when_it_is_forked(folder: Path) -> None:
     before = _children()
-    sock = desk.fork(NotificationSettings(user="root"), runtime=folder)
+    sock = desk.start(NotificationSettings(user="root"), LoggingSettings(), runtime=folder)
     assert sock is not None
     (pid,) = _children() - before
 
@@ -291,9 +291,9 @@ def _children() -> set[int]:
 def test_nothing_is_forked_when_it_is_of_no_use(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert desk.fork(NotificationSettings(desktop=False)) is None
+    assert desk.start(NotificationSettings(desktop=False), LoggingSettings()) is None
     monkeypatch.setattr(desk, "_SEATS", folder / "none")
-    assert desk.fork(NotificationSettings(), runtime=folder / "none") is None
+    assert desk.start(NotificationSettings(), LoggingSettings(), runtime=folder / "none") is None
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,12 @@ class Daemon(types.ModuleType):
         self.settings: Settings | None = None
         self.called = ""
         self.before: object = ()
+        self.notices: Sequence[str] = ()
         self.result: Callable[[], int] = lambda: 0
+
+    def start(self, settings: Settings, notices: Sequence[str]) -> int:
+        self.settings, self.notices = settings, notices
+        return self.run(settings)
 
     def run(self, settings: Settings, *, as_json: bool = False, before: object = ()) -> int:
         self.settings, self.called, self.before = settings, f"run {as_json}", before
@@ -53,7 +58,6 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     monkeypatch.setattr(picosnitch_exporter, "daemon", fake, raising=False)
     monkeypatch.setitem(sys.modules, "picosnitch_exporter.daemon", fake)
     monkeypatch.setattr(terminal, "doctor", fake, raising=False)
-    monkeypatch.setattr("picosnitch_exporter.logging_format.configure", lambda *_, **__: None)
     return fake
 
 
@@ -146,15 +150,13 @@ def test_flag_wins_over_the_file(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.settings.web.telemetry_path == "/b"
 
 
-def test_notice_is_logged_when_running(
-    daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_notice_is_handed_on_when_running(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("GeoIP lookup: true")
 
     assert cli.main(["run", f"--config.file={file}"]) == 0
     assert daemon.called
-    assert "event=configuration_notice" in caplog.text
+    assert ["GeoIP lookup" in notice for notice in daemon.notices] == [True]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,6 @@ def fail(error: BaseException) -> Callable[[], int]:
     [
         (RequirementError("no BTF:\ninstall it"), 1, "picosnitch-exporter: no BTF:\\ninstall it\n"),
         (KernelError("refused"), 1, "picosnitch-exporter: refused\n"),
-        (BrokenPipeError(), 1, "picosnitch-exporter: a process of the exporter has ended: "),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

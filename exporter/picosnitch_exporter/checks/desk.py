@@ -1,31 +1,33 @@
-"""Where messages for the desktop go: to a process that is forked before there is anything to hide.
-
-It imports nothing after the fork, which would copy 2.5 MB of memory that it now shares.
-"""
+"""Where messages for the desktop go: to a process from before there is anything to hide."""
 
 import importlib.util
 import logging
-import os
 import pwd
-import signal
 import socket
+import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
-from picosnitch_exporter import privileges
-from picosnitch_exporter.checks.launcher import Launcher
-from picosnitch_exporter.errors import ConfigurationError, RequirementError
+from picosnitch_exporter import offshoot, privileges
+from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.settings import NotificationSettings
+from picosnitch_exporter.settings import LoggingSettings, NotificationSettings
 
 RUNTIME: Final = Path("/run/user")
 _SEATS = Path("/run/systemd/seats")
-_FIRST_DESCRIPTOR = 3
+_SCRIPT = Path(__file__).with_name("launching.py")
+_KEPT_CAPABILITIES = (
+    privileges.CAP_KILL,  # to end the program that shows them, which has another user
+    privileges.CAP_SETGID,
+    privileges.CAP_SETUID,
+)
 
 _log = logging.getLogger(__name__)
 
 
-def fork(settings: NotificationSettings, *, runtime: Path = RUNTIME) -> socket.socket | None:
+def start(
+    settings: NotificationSettings, logging_settings: LoggingSettings, *, runtime: Path = RUNTIME
+) -> socket.socket | None:
     """Starts the launcher; where messages for it are to be sent, None where there is no use for it.
 
     To be called as root, before there are threads. The launcher ends once that socket is closed.
@@ -46,34 +48,17 @@ def fork(settings: NotificationSettings, *, runtime: Path = RUNTIME) -> socket.s
         _log.info(Event("desktop_notifications_off", {"reason": "no jeepney", "do": what_now}))
         return None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() == 0:
-        ours.close()
-        _become_launcher(theirs, uid=uid, runtime=runtime)
+    descriptor = theirs.fileno()
+    user = "" if uid is None else str(uid)
+    style = (logging_settings.level, logging_settings.format)
+    offshoot.start(
+        _SCRIPT,
+        (str(descriptor), user, str(runtime), *style, *sys.path),
+        descriptors=(descriptor,),
+        capabilities=_KEPT_CAPABILITIES,
+    )
     theirs.close()
     return ours
-
-
-def _become_launcher(incoming: socket.socket, *, uid: int | None, runtime: Path) -> NoReturn:
-    """The child's part."""
-    try:
-        # Ctrl-C and systemd's SIGTERM are for the exporter; this ends after it.
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        os.closerange(_FIRST_DESCRIPTOR, incoming.fileno())
-        os.closerange(incoming.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-        privileges.keep_only(privileges.CAP_KILL, privileges.CAP_SETGID, privileges.CAP_SETUID)
-        Launcher(incoming, uid=uid, runtime=runtime).run()
-    except RequirementError as error:
-        what_now = (
-            "give it CAP_SETUID, CAP_SETGID and CAP_KILL, or set notifications.desktop: false"
-        )
-        _log.warning(Event("desktop_notifications_off", {"reason": str(error), "do": what_now}))
-    except BaseException:  # noqa: BLE001 - a forked child must not return into its parent's code
-        _log.exception(Event("desktop_notifications_failed"))
-    finally:
-        logging.shutdown()
-        os._exit(0)
 
 
 def _uid_of(user: str) -> int:

@@ -9,6 +9,7 @@ from picosnitch_exporter.confinement.seccomp import (
     Condition,
     Refusal,
     UnconfinedError,
+    filter_of,
     refuse_calls,
 )
 
@@ -18,6 +19,7 @@ __all__ = [
     "Condition",
     "Refusal",
     "UnconfinedError",
+    "filter_of",
     "refuse_calls",
     "restrict_files",
 ]

@@ -5,10 +5,11 @@ That library knows the numbers of the calls on each architecture, and closes the
 seccomp_rule_add(3), seccomp_attr_set(3), include/seccomp.h of libseccomp 2.5.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -77,6 +78,40 @@ def refuse_calls(refusals: Iterable[Refusal]) -> frozenset[str]:
         if there is no library, or the kernel has no seccomp; nothing is refused then.
     """
     library = _library()
+    with _made(library, refusals) as (context, unknown):
+        failed = library.seccomp_load(context)
+        if failed:
+            raise UnconfinedError(f"the kernel takes no seccomp filter: {os.strerror(-failed)}")
+    return unknown
+
+
+def filter_of(refusals: Iterable[Refusal]) -> bytes:
+    """The same as instructions for the kernel, an array of struct sock_filter.
+
+    For a process that makes little of itself before it applies them.
+
+    Raises
+    ------
+    UnconfinedError
+        if there is no library.
+    """
+    library = _library()
+    with _made(library, refusals) as (context, _unknown):
+        descriptor = os.memfd_create("filter")
+        try:
+            failed = library.seccomp_export_bpf(context, descriptor)
+            if failed:
+                raise UnconfinedError(f"{_LIBRARY} gives no filter: {os.strerror(-failed)}")
+            return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _made(
+    library: ctypes.CDLL, refusals: Iterable[Refusal]
+) -> Iterator[tuple[int, frozenset[str]]]:
+    """A filter, and the calls that the library does not know."""
     context = library.seccomp_init(_ALLOW)
     if not context:
         raise UnconfinedError(f"{_LIBRARY} can't make a filter")
@@ -84,13 +119,9 @@ def refuse_calls(refusals: Iterable[Refusal]) -> frozenset[str]:
         library.seccomp_attr_set(context, _ATTRIBUTE_BAD_ARCHITECTURE, _KILL_PROCESS)
         library.seccomp_attr_set(context, _ATTRIBUTE_ALL_THREADS, 1)
         library.seccomp_attr_set(context, _ATTRIBUTE_OPTIMIZE, _BINARY_TREE)  # 2.5 and newer
-        unknown = {one.call for one in refusals if not _add(library, context, one)}
-        failed = library.seccomp_load(context)
-        if failed:
-            raise UnconfinedError(f"the kernel takes no seccomp filter: {os.strerror(-failed)}")
+        yield context, frozenset({one.call for one in refusals if not _add(library, context, one)})
     finally:
         library.seccomp_release(context)
-    return frozenset(unknown)
 
 
 def _library() -> ctypes.CDLL:
@@ -103,6 +134,7 @@ def _library() -> ctypes.CDLL:
     library.seccomp_release.argtypes = (ctypes.c_void_p,)
     library.seccomp_release.restype = None
     library.seccomp_load.argtypes = (ctypes.c_void_p,)
+    library.seccomp_export_bpf.argtypes = (ctypes.c_void_p, ctypes.c_int)
     library.seccomp_attr_set.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32)
     library.seccomp_syscall_resolve_name.argtypes = (ctypes.c_char_p,)
     library.seccomp_rule_add_array.argtypes = (

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import platform
 import struct
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class ObjectPlan:
         for hook in self.hooks:
             if hook.target is Target.TRACEPOINT and not self._library.has_tracepoint(hook.program):
                 raise RequirementError(
-                    f"kernel {os.uname().release} lacks the tracepoint {hook.program} "
+                    f"kernel {platform.release()} lacks the tracepoint {hook.program} "
                     f"({hook.purpose}): Linux {hook.minimum_kernel} or newer is needed"
                 )
 

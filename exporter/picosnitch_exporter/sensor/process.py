@@ -8,7 +8,6 @@ import errno
 import logging
 import math
 import os
-import platform
 import resource
 import select
 import signal
@@ -18,13 +17,12 @@ from collections import Counter as Tally
 from collections import deque
 from dataclasses import dataclass
 
-from picosnitch_exporter import confinement, privileges
+from picosnitch_exporter import confinement, memory, privileges
 from picosnitch_exporter.errors import DescriptorError, PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor.cgroups import Cgroups, take_new_cgroups
 from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches, subjects_of
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
-from picosnitch_exporter.sensor.fanotify import Fanotify
 from picosnitch_exporter.sensor.kernel_side import KernelSide, Rest
 from picosnitch_exporter.sensor.loader import Loader
 from picosnitch_exporter.sensor.marker import Marker
@@ -78,7 +76,13 @@ class Sensor:
     """One run of the sensor; `stop_signals` is a descriptor that is readable once it should end."""
 
     def __init__(
-        self, settings: Settings, end: socket.socket, *, loader: Loader, stop_signals: int
+        self,
+        settings: Settings,
+        end: socket.socket,
+        *,
+        loader: Loader,
+        marker: Marker,
+        stop_signals: int,
     ) -> None:
         self._settings = settings
         self._channel = Channel(end, receives=FROM_EXPORTER)
@@ -91,8 +95,10 @@ class Sensor:
         self._taken_position = -1
         self._say_again = 0.0
         # Marks first: whatever is executed once the programs count has its event.
-        self._fanotify = Fanotify()
-        self._execs = ExecWatch(fanotify=self._fanotify, procfs=self._procfs, lost=self._count_lost)
+        self._marker = marker
+        self._execs = ExecWatch(
+            fanotify=marker.fanotify, procfs=self._procfs, lost=self._count_lost
+        )
         self._execs.watch_filesystems()
         self._side: KernelSide = loader.start()
         self._execs.tell_programs(self._side.maps["watched_devices"])
@@ -129,12 +135,13 @@ class Sensor:
         self._introduce_again(self._drain.introductions())
         for rest in self._side.rests:
             self._read_rest(rest)
-        self._execs.mark_by(Marker(self._fanotify).watch_filesystem)
+        self._execs.mark_by(self._marker.watch_filesystem)
         privileges.keep_only(*_KEPT_CAPABILITIES)
         _confine()
         self._send(Ready())
         self.is_ready = True
         self._supervisor.ready()
+        memory.give_back()  # what libbpf took to read the kernel's types
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._execs.fileno(), select.EPOLLIN)
         self._epoll.register(self._execs.mounts_descriptor, select.EPOLLPRI)
@@ -154,7 +161,7 @@ class Sensor:
                 instance=side.instance,
                 plan=side.plan,
                 hooks=side.hooks,
-                kernel_release=platform.release(),
+                kernel_release=os.uname().release,
                 adopted=side.adopted,
                 idle=side.idle_seconds > 0,
             )
