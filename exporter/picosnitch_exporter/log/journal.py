@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
 from picosnitch_exporter.log.files import make_folder, open_private, translate, write_whole
+from picosnitch_exporter.logging_format import Event, Value
 
 LIMIT_BYTES = 256 * 1024 * 1024
 _MAGIC = b"PSJ00001"
@@ -28,7 +29,7 @@ _MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 _NAME_DIGITS = 10
 _RELEASE_POLL_SECONDS = 0.05
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class JournalFullError(StorageFullError):
@@ -181,7 +182,9 @@ class Journal:
             os.lseek(self._descriptor, size_bytes, os.SEEK_SET)
         except OSError as error:
             # The torn frame ends this segment, as after a kill; what follows goes to another one.
-            logger.warning("journal_roll_back_failed segment=%d error=%r", self._last, error)
+            _log.warning(
+                Event("journal_roll_back_failed", {"segment": self._last, "error": str(error)})
+            )
             self.rotate()
 
     def _replay(self, numbers: list[int]) -> Iterator[bytes]:
@@ -197,13 +200,16 @@ class Journal:
             except OSError as error:
                 raise translate(error, f"cannot read the journal {path}") from error
             except _DamageError as damage:
-                left_out_bytes = size_bytes - damage.offset
+                left_out: dict[str, Value] = {
+                    "file": str(path),
+                    "bytes": size_bytes - damage.offset,
+                }
                 if damage.is_torn:
                     self.torn_tails += 1
-                    logger.info("journal_torn_tail file=%s bytes=%d", path, left_out_bytes)
+                    _log.info(Event("journal_torn_tail", left_out))
                 else:
                     self.corrupt_segments += 1
-                    logger.exception("journal_corrupt file=%s bytes=%d", path, left_out_bytes)
+                    _log.exception(Event("journal_corrupt", left_out))
 
 
 def await_release(folder: Path, *, timeout_seconds: float) -> None:

@@ -11,6 +11,7 @@ from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFu
 from picosnitch_exporter.log import books, outbox, verdicts
 from picosnitch_exporter.log.files import make_folder, open_private, translate
 from picosnitch_exporter.log.schema import DICTIONARIES, SQLITE
+from picosnitch_exporter.logging_format import Event
 
 APPLICATION_ID: Final = 0x70736E31
 """'psn1', by which the file is known as this exporter's (file header, offset 68)."""
@@ -33,7 +34,7 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
 """What makes version n + 1 of the schema of version n. Never changed, only added to."""
 _WAL_BYTES: Final = 64 * 1024 * 1024
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class CorruptError(StorageError):
@@ -146,7 +147,7 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     if version == len(UPGRADES):
         return
     if version:
-        logger.warning("database_upgrade path=%s from=%d", path, version)
+        _log.warning(Event("database_upgrade", {"path": str(path), "from": version}))
     for statements in UPGRADES[version:]:
         for statement in statements:
             connection.execute(statement)

@@ -31,6 +31,7 @@ from picosnitch_exporter.log.schema import (
     digest_of,
     storable,
 )
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import LogRow, Program
 
 SERVER_SCHEMA_VERSION: Final = 1
@@ -48,7 +49,7 @@ _Value = str | int | bytes
 _Values = tuple[str | int, ...]
 _SourceKey = tuple[Program, Program, Program, int, int, str]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class ServerError(StorageError):
@@ -286,7 +287,7 @@ class RemoteLog:
         if columns and not columns.issuperset(FACT_NAMES):
             # picosnitch itself wrote to a table of the same name, with other columns.
             facts = f"{PREFIX}{table_name}"[:_NAME_CHARACTERS]
-            logger.warning("server_table_taken table=%s using=%s", table_name, facts)
+            _log.warning(Event("server_table_taken", {"table": table_name, "using": facts}))
         self._check_version()
         wanted = {
             session.dialect.name(t): session.dialect.create_dictionary(t) for t in DICTIONARIES
@@ -332,7 +333,9 @@ class RemoteLog:
         except ServerError as error:
             # MySQL and MariaDB have a privilege of its own for views; the log does without.
             self._session.roll_back()
-            logger.warning("server_view_missing error=%s make_it_with=%r", error, statement)
+            _log.warning(
+                Event("server_view_missing", {"error": str(error), "make_it_with": statement})
+            )
 
 
 def _create_batches(dialect: Dialect) -> str:

@@ -15,6 +15,7 @@ from picosnitch_exporter.log.schema import (
     PROGRAMS,
     SOURCES,
 )
+from picosnitch_exporter.logging_format import Event
 
 ROWS: Final = 5_000
 """In one portion, which takes some 10 ms."""
@@ -34,7 +35,7 @@ _OLD_FACTS = f"""
 # A source marks its programs when it is marked itself, so none goes before those who name it.
 _MARKED = (SOURCES, PROGRAMS, ADDRESSES, DOMAINS)
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Retention:
@@ -101,7 +102,9 @@ class Retention:
         boot = self._boot_clock()
         offset = self._clock() - boot
         if abs(offset - self._offset) > _JUMP_SECONDS:
-            logger.warning("clock_jumped seconds=%d pruning=waits", offset - self._offset)
+            _log.warning(
+                Event("clock_jumped", {"seconds": int(offset - self._offset), "pruning": "waits"})
+            )
             self._offset = offset
             self._wait_until = boot + _WAIT_SECONDS
         return boot < self._wait_until

@@ -20,6 +20,7 @@ from picosnitch_exporter.log.mysql import mysql_sessions
 from picosnitch_exporter.log.outbox import Batch, Target
 from picosnitch_exporter.log.postgresql import postgresql_sessions
 from picosnitch_exporter.log.remote import RemoteLog, ServerError, Session
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit
 from picosnitch_exporter.settings import ServerSettings
 from picosnitch_exporter.state.health import Health
@@ -29,7 +30,7 @@ LAST_RETRY_SECONDS: Final = 60.0
 _SAY_SECONDS: Final = 300.0
 _POSTGRESQL: Final = ("psycopg", "psycopg2")
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def sessions_of(settings: ServerSettings) -> Callable[[], Session]:
@@ -125,7 +126,7 @@ class ServerCourier:
         except StorageError:
             # Kept, it would be in the way of all that come after it.
             self._health.count(catalog.LOG_ROWS_DROPPED, (Target.SERVER, "unreadable"), batch.rows)
-            logger.exception("rows_dropped log=server rows=%d", batch.rows)
+            _log.exception(Event("rows_dropped", {"log": "server", "rows": batch.rows}))
             return True
         retry_seconds = self._first_retry_seconds
         while not self._closing.is_set():
@@ -159,4 +160,13 @@ class ServerCourier:
         now = time.monotonic()
         if now >= self._say_again:
             self._say_again = now + _SAY_SECONDS
-            logger.error("log_write_failed log=server error=%s: rows wait on the disk", error)
+            _log.error(
+                Event(
+                    "log_write_failed",
+                    {
+                        "log": "server",
+                        "error": str(error),
+                        "meaning": "rows wait on the disk",
+                    },
+                )
+            )

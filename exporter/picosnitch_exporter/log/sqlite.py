@@ -19,13 +19,14 @@ from picosnitch_exporter.log.opening import (
 )
 from picosnitch_exporter.log.outbox import Batch, Outbox, Parcel, Target, Waiting
 from picosnitch_exporter.log.retention import Retention
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit, KnownExecutable, KnownVerdict, Persisted
 
 DAY_SECONDS: Final = 86_400
 _SET_ASIDE_SECONDS: Final = 60
 """At most one damaged database in this time: a broken disk must not be filled with them."""
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -261,10 +262,14 @@ class Database:
         self.close()
         target = set_aside(self._path, now)
         self.set_aside += 1
-        logger.error(
-            "database_corrupt path=%s set_aside_as=%s error=%r what_now=%r",
-            self._path,
-            target,
-            str(error),
-            "a new log was begun; try 'sqlite3 FILE .recover' on the old one",
+        _log.error(
+            Event(
+                "database_corrupt",
+                {
+                    "path": str(self._path),
+                    "set_aside_as": str(target),
+                    "error": str(error),
+                    "what_now": "a new log was begun; try 'sqlite3 FILE .recover' on the old one",
+                },
+            )
         )

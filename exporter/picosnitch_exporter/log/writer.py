@@ -26,6 +26,7 @@ from picosnitch_exporter.log.text import (
     executable_lines,
     verdict_lines,
 )
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Commit, KnownExecutable
 from picosnitch_exporter.settings import LogSettings
 from picosnitch_exporter.state.health import Health
@@ -42,7 +43,7 @@ _JOIN_SECONDS: Final = 0.5
 _SQLITE: Final = "sqlite"
 _PACKAGE: Final = "picosnitch_exporter"
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Courier(Protocol):
@@ -146,7 +147,12 @@ class LogWriter:
         if self._thread.is_alive():
             self._thread.join(max(self._deadline - time.monotonic(), 0.0) + _JOIN_SECONDS)
         if self._unfinished:
-            logger.error("log_unfinished commits=%d: the next start has them", self._unfinished)
+            _log.error(
+                Event(
+                    "log_unfinished",
+                    {"commits": self._unfinished, "meaning": "the next start has them"},
+                )
+            )
         logging.getLogger(_PACKAGE).removeHandler(self._errors)
         self._errors.close()
         if not self._thread.is_alive():
@@ -274,7 +280,12 @@ class LogWriter:
                 self._database.arrived(target, batch.key)
             if rows:
                 self._health.count(catalog.LOG_ROWS_DROPPED, (target, "disabled"), rows)
-                logger.warning("rows_dropped log=%s rows=%d: it was switched off", target, rows)
+                _log.warning(
+                    Event(
+                        "rows_dropped",
+                        {"log": target, "rows": rows, "meaning": "it was switched off"},
+                    )
+                )
 
     def _append_to_exe_log(self, lines: bytes) -> None:
         if not lines:
@@ -320,7 +331,12 @@ class LogWriter:
         now = time.monotonic()
         if now >= self._say_again.get(log, 0.0):
             self._say_again[log] = now + _SAY_SECONDS
-            logger.error("log_write_failed log=%s error=%s: trying again", log, error)
+            _log.error(
+                Event(
+                    "log_write_failed",
+                    {"log": log, "error": str(error), "meaning": "it is tried again"},
+                )
+            )
 
     def _prune(self) -> None:
         if time.monotonic() < self._next_prune:
