@@ -4,9 +4,11 @@ Long connections and datagrams without end, short connections one after the othe
 is executed again and again, and programs that nobody has seen before.
 """
 
+import itertools
 import threading
 from collections import Counter
 from contextlib import ExitStack
+from ipaddress import IPv4Address
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +38,7 @@ class SteadyTraffic:
         self._thread = threading.Thread(target=self._keep_connecting)
         self._running: list[tuple[Program, Running, Key, Key]] = []
         self._fresh: list[tuple[Program, Running]] = []
+        self._numbers = itertools.count()
         self._short_server = generator.copy("short-server")
         self._short_client = generator.copy("short-client")
         self._short_port = 0
@@ -64,8 +67,16 @@ class SteadyTraffic:
     def add_fresh(self) -> None:
         """Runs an executable that is new; it stays until `end_fresh`."""
         program = self._generator.copy("fresh")
+        # From an address of its own: a port that another has had would be the same peer to the
+        # sink, and a new one to the exporter once that flow has expired.
+        address = IPv4Address("127.1.0.1") + next(self._numbers)
         running = program.start(
-            "udp-client", port=self._sink_port, bytes=FRESH_BYTES, size=FRESH_BYTES, hold=1
+            "udp-client",
+            bind=str(address),
+            port=self._sink_port,
+            bytes=FRESH_BYTES,
+            size=FRESH_BYTES,
+            hold=1,
         )
         self._fresh.append((program, running))
         self._note(program, running.done(), _UDP, {(*_UDP, "outbound"): 1})
