@@ -18,6 +18,7 @@ TESTS = (
     "test_traffic_matrix.py",
     "test_connections.py",
     "test_identity.py",
+    "test_btrfs.py",
     "test_domains.py",
 )
 MORE_TESTS = (
