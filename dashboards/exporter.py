@@ -154,6 +154,31 @@ def _health() -> Section:
                 height=8,
             ),
             Table(
+                title="Plans that were refused",
+                description="On how many hosts a better plan than the one in use was refused, and "
+                "why: docs/kernels.md says what plans there are.",
+                columns={
+                    "Hosts": Promql(
+                        f"count by (plan, reason) ({_OWN}kernel_plan_refused_info{{{HOSTS}}})"
+                    )
+                },
+                sort="Hosts",
+                nothing="Each host has the best plan",
+                span=12,
+                height=5,
+            ),
+            Table(
+                title="Not counted by the plan",
+                description="On how many hosts the plan in use does not see some kind of traffic.",
+                columns={
+                    "Hosts": Promql(f"count by (loss) ({_OWN}kernel_plan_loss_info{{{HOSTS}}})")
+                },
+                sort="Hosts",
+                nothing="The plans see everything",
+                span=12,
+                height=5,
+            ),
+            Table(
                 title="Confined processes",
                 description="On how many hosts a process is confined by seccomp and Landlock. "
                 "Fewer than there are: their log says what the system lacks (event=unconfined).",

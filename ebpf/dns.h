@@ -67,13 +67,15 @@ static __always_inline bool is_ring_half_full(void)
 	return bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) >= 2ULL * control.wakeup_bytes;
 }
 
-static __noinline int send_dns(struct __sk_buff *skb, __u32 offset, __u32 bytes, __u32 protocol,
+/* `last` is the index of the payload's last byte: before 6.8 the verifier does not conclude from a comparison with zero
+ * that there is a byte (d028f87517d6), which bpf_skb_load_bytes() asks for. */
+static __noinline int send_dns(struct __sk_buff *skb, __u32 offset, __u32 last, __u32 protocol,
 			       enum dns_flags flags)
 {
 	struct socket_state *state = NULL;
 	struct dns_record *record;
 	struct bpf_sock *sk;
-	__u32 zero = 0;
+	__u32 zero = 0, bytes;
 
 	if (!skb)
 		return 1;
@@ -81,10 +83,9 @@ static __noinline int send_dns(struct __sk_buff *skb, __u32 offset, __u32 bytes,
 	if (!record)
 		return 1;
 	/* Again, since a function of its own is checked for any argument. */
-	if (bytes > DNS_BYTES)
-		bytes = DNS_BYTES;
-	if (!bytes)
-		return 1;
+	if (last >= DNS_BYTES)
+		last = DNS_BYTES - 1;
+	bytes = last + 1;
 	sk = skb->sk;
 	if (sk)
 		state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
@@ -173,7 +174,7 @@ int dns_ingress(struct __sk_buff *skb)
 			return 1;
 	}
 	bytes = skb->len - offset;
-	return send_dns(skb, offset, bytes, protocol, bytes > DNS_BYTES ? DNS_CUT : 0);
+	return send_dns(skb, offset, bytes - 1, protocol, bytes > DNS_BYTES ? DNS_CUT : 0);
 }
 
 #endif

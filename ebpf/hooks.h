@@ -26,24 +26,26 @@ static __always_inline void read_named(struct bpf_sock_addr *context, bool is_ip
 		map_ipv4(address, context->user_ip4);
 }
 
-static __always_inline struct peer_note *get_note(void)
-{
-	return bpf_task_storage_get(&peers, bpf_get_current_task_btf(), NULL,
-				    BPF_LOCAL_STORAGE_GET_F_CREATE);
-}
-
 static __always_inline int note_peer(struct bpf_sock_addr *context, bool is_ipv6)
 {
 	struct peer_note *note;
 
 	if (!is_active())
 		return 1;
-	note = get_note();
+	note = make_note();
 	if (!note)
 		return 1;
 	read_named(context, is_ipv6, note->address);
 	note->port = bpf_ntohs(context->user_port);
 	note->set = 1;
+	return 1;
+}
+
+/* Loaded to see whether the kernel lets cgroup programs use task storage, and never attached. */
+SEC("cgroup/sendmsg4")
+int probe_notes(struct bpf_sock_addr *context)
+{
+	bpf_task_storage_get(&peers, bpf_get_current_task_btf(), NULL, 0);
 	return 1;
 }
 
@@ -167,7 +169,7 @@ int BPF_PROG(skb_copy_datagram_iovec, const struct sk_buff *skb, int length)
 
 	if (!sk || !is_raw(sk) || !is_active())
 		return 0;
-	note = get_note();
+	note = make_note();
 	if (!note)
 		return 0;
 	header = skb->head + skb->network_header;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The kernel's types, as far as they are read here. With preserve_access_index libbpf looks each field up in the
- * running kernel's BTF, so only names matter, not offsets; fields that moved or were renamed are noted with the
- * version, and the `___old` flavours of a type carry the older name.
+ * running kernel's BTF, so only names matter, not offsets. Fields that were renamed or changed their type are in
+ * drift.h.
  */
 #ifndef KERNEL_TYPES_H
 #define KERNEL_TYPES_H
@@ -46,6 +46,7 @@ enum {
 
 /* include/linux/socket.h and its uapi companions */
 enum {
+	AF_UNSPEC = 0,
 	AF_INET = 2,
 	AF_INET6 = 10,
 	AF_PACKET = 17,
@@ -132,6 +133,10 @@ typedef struct {
 	struct net *net;
 } possible_net_t;
 
+struct proto {
+	void *sendpage; /* until 6.4 (dc97391e6610); read by functions.h only where inet_sendpage() is */
+};
+
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
@@ -140,6 +145,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	possible_net_t skc_net;
+	struct proto *skc_prot;
 	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -167,6 +173,11 @@ struct sock {
 
 struct socket {
 	struct sock *sk;
+};
+
+struct msghdr {
+	void *msg_name;
+	int msg_namelen;
 };
 
 struct sk_buff {
@@ -207,17 +218,9 @@ struct timespec64 {
 	long tv_nsec;
 };
 
-/* The change time: i_ctime until 6.5, __i_ctime from 6.6 (13bc24457850), two fields from 6.11 (3aa63a569c64). */
-struct inode___before_6_6 {
-	struct timespec64 i_ctime;
-};
-
-struct inode___before_6_11 {
-	struct timespec64 __i_ctime;
-};
-
+/* Its change time: drift.h. */
 struct inode {
-	__s64 i_ctime_sec;
+	__s64 i_ctime_sec; /* from 6.11 */
 	__u32 i_ctime_nsec;
 	unsigned long i_ino;
 	struct super_block *i_sb;

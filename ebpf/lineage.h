@@ -66,8 +66,6 @@ static __always_inline void read_executable(struct task_struct *task,
 static __always_inline __u64 read_changed_ns(struct task_struct *task)
 {
 	struct mm_struct *mm = task->mm;
-	struct inode___before_6_11 *before_6_11;
-	struct inode___before_6_6 *before_6_6;
 	struct inode *inode;
 	struct file *file;
 
@@ -79,16 +77,7 @@ static __always_inline __u64 read_changed_ns(struct task_struct *task)
 	inode = file->f_inode;
 	if (!inode)
 		return 0;
-	if (bpf_core_field_exists(inode->i_ctime_sec))
-		/* From 6.13 on the top bit says that somebody has read the time (4e40eff0b573). */
-		return inode->i_ctime_sec * 1000000000ULL + (inode->i_ctime_nsec & 0x7fffffff);
-	before_6_11 = (void *)inode;
-	if (bpf_core_field_exists(before_6_11->__i_ctime))
-		return BPF_CORE_READ(before_6_11, __i_ctime.tv_sec) * 1000000000ULL +
-		       BPF_CORE_READ(before_6_11, __i_ctime.tv_nsec);
-	before_6_6 = (void *)inode;
-	return BPF_CORE_READ(before_6_6, i_ctime.tv_sec) * 1000000000ULL +
-	       BPF_CORE_READ(before_6_6, i_ctime.tv_nsec);
+	return read_change_time(inode);
 }
 
 /* Of the chosen v1 hierarchy; 0 where there is none. Every runtime puts its containers into all of them. */

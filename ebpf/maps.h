@@ -42,7 +42,8 @@ struct socket_state {
 	__u8 has_copied_seq; /* seen from its first byte on */
 	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
 	__u8 unseen; /* reported as a socket whose bytes no hook can see */
-	__u8 pad[5];
+	__u8 by_pages; /* pages were sent on it (functions.h) */
+	__u8 pad[4];
 };
 
 struct {
@@ -157,7 +158,7 @@ struct peer_note {
 	__u8 address[16];
 	__u16 port;
 	__u8 set;
-	__u8 pad;
+	__u8 by_pages; /* this thread is inside inet_sendpage() (functions.h) */
 };
 
 struct {
@@ -166,6 +167,18 @@ struct {
 	__type(key, int);
 	__type(value, struct peer_note);
 } peers SEC(".maps");
+
+/* The same by thread number, for kernels whose cgroup programs may not use task storage. What is here is looked at before
+ * the call that it is about returns, so the loader does not pin it; of the calls of 16,384 threads at once, some would
+ * count under their socket. */
+#define THREAD_PEERS 16384
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, THREAD_PEERS);
+	__type(key, __u32);
+	__type(value, struct peer_note);
+} thread_peers SEC(".maps");
 
 /* Superblocks that fanotify watches: key is the kernel's device number. An exec from any other one is reported
  * at once, so that user space can open the file while the process lives. */
@@ -226,6 +239,12 @@ const volatile struct {
 	__u32 controller; /* enum cgroup1_controller */
 	__u32 hierarchy; /* its number in /proc/cgroups */
 } cgroup1;
+
+/* The plan has no hook for AF_VSOCK on this machine. */
+const volatile __u32 unseen_vsock;
+
+/* Peers are noted in thread_peers, not in peers. */
+const volatile __u32 notes_by_thread;
 
 static __always_inline bool is_active(void)
 {

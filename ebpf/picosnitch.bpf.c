@@ -3,8 +3,9 @@
  * Counts, for each socket and each process that uses it, the payload bytes that socket calls move.
  *
  * Sends and most receives come from the tracepoints in sock_sendmsg() and sock_recvmsg() (6.3; sendfile through
- * them from 6.5), which fire for every family in the caller's context, io_uring's workers included. TCP receives
- * come from the advance of copied_seq, since splice() and TCP_ZEROCOPY_RECEIVE never pass sock_recvmsg().
+ * them from 6.5), which fire for every family in the caller's context, io_uring's workers included; before that from
+ * the ends of the functions that these call (functions.h). TCP receives come from the advance of copied_seq, since
+ * splice() and TCP_ZEROCOPY_RECEIVE never pass sock_recvmsg(). The loader loads what belongs to its plan.
  */
 #include "kernel_types.h"
 #include "picosnitch.h"
@@ -17,11 +18,14 @@
 char LICENSE[] SEC("license") = "GPL";
 
 #include "maps.h"
+#include "drift.h"
 #include "lineage.h"
 #include "accounting.h"
 #include "drain.h"
 #include "dns.h"
 #include "hooks.h"
+#include "traffic.h"
+#include "functions.h"
 #include "unseen.h"
 #include "cgroups.h"
 
@@ -39,183 +43,20 @@ struct layouts {
 };
 struct layouts *layouts SEC(".layouts");
 
-/* The kernel's own decryption (kTLS) hands out plain text without advancing copied_seq; every MPTCP subflow has
- * a ULP as well. */
-static __always_inline const struct tcp_ulp_ops *get_ulp(struct sock *sk)
-{
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-
-	return tcp ? tcp->inet_conn.icsk_ulp_ops : NULL;
-}
-
-/* Subflows carry what their MPTCP socket was already charged for. */
-static __always_inline bool is_subflow(struct sock *sk)
-{
-	const struct tcp_ulp_ops *ulp = get_ulp(sk);
-	char name[4] = {};
-
-	if (!ulp)
-		return false;
-	bpf_probe_read_kernel(name, sizeof(name), ulp->name);
-	return name[0] == 'm' && name[1] == 'p' && name[2] == 't' && name[3] == 'c';
-}
-
-/* The peer of the datagram at hand, cleared so that it serves one call only. */
-static __always_inline bool take_peer(struct flow_key *key)
-{
-	struct peer_note *note = bpf_task_storage_get(&peers, bpf_get_current_task_btf(), NULL, 0);
-
-	if (!note || !note->set)
-		return false;
-	note->set = 0;
-	__builtin_memcpy(key->remote_address, note->address, 16);
-	key->remote_port = note->port;
-	return true;
-}
-
-/* Where a call names nobody: whom the packet hooks have noted. That is the last one, and right as long as there is
- * one at a time. Nothing was noted while the socket's receives named their peers. */
-static __always_inline bool guess_peer(struct socket_state *state, struct flow_key *key,
-				       bool transmit)
-{
-	const __u64 *noted = (const __u64 *)state->noted_address;
-
-	if (!transmit && state->names_peers) {
-		state->names_peers = 0;
-		return false;
-	}
-	if (!noted[0] && !noted[1])
-		return false;
-	__builtin_memcpy(key->remote_address, state->noted_address, 16);
-	key->remote_port = state->noted_port;
-	return true;
-}
-
-/* An unconnected datagram socket: a flow for each peer. Returns true where that counted the call. */
-static __noinline bool count_peer(struct sock *sk, struct socket_state *state, long bytes,
-				  __u32 transmit)
-{
-	struct flow_key key = {};
-
-	if (!sk || !state)
-		return false;
-	if (take_peer(&key)) {
-		if (!transmit && !state->names_peers)
-			state->names_peers = 1;
-	} else if (!guess_peer(state, &key, transmit)) {
-		return false;
-	}
-	key.cookie = state->cookie;
-	key.family = state->family;
-	key.protocol = state->protocol;
-	if (count_flow(sk, &key, bytes, transmit | KIND_NEW_PAIR | KIND_OPTIONAL))
-		return true;
-	add_counter(COUNTER_FLOWS_FULL, 1);
-	return false;
-}
-
-/* connect() again, or a first connect() after sendto(): what was counted so far belongs to the peer before. */
-static __noinline int change_peer(struct sock *sk, struct socket_state *state)
-{
-	if (!sk || !state)
-		return 0;
-	if (has_counts(state))
-		push(state, bpf_ktime_get_boot_ns() | 1ULL << 63, 0);
-	read_tuple(sk, state);
-	state->direction = DIRECTION_UNKNOWN;
-	__sync_fetch_and_and(&state->flags, ~SOCKET_OPENED);
-	return 0;
-}
-
-static __always_inline bool has_peer_changed(struct sock *sk, const struct socket_state *state)
-{
-	const __u64 *then = (const __u64 *)state->remote_address;
-	__u64 now[2];
-
-	if (bpf_ntohs(sk->__sk_common.skc_dport) != state->remote_port)
-		return true;
-	read_remote(sk, (__u8 *)now);
-	return now[1] != then[1] || now[0] != then[0];
-}
-
-static __always_inline int count(struct sock *sk, int bytes, bool transmit)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	__u16 family = sk->__sk_common.skc_family;
-	struct socket_state *state;
-
-	if (!is_inet(family))
-		return count_elsewhere(sk, bytes, transmit, 1);
-	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!state || !state->owner.tgid) {
-		state = claim(sk);
-		if (!state) {
-			/* With storage, somebody else is claiming it right now, who counts the connection. */
-			state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-			return count_elsewhere(sk, bytes, transmit, !state);
-		}
-	}
-	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
-		write_owner(state, task);
-		introduce();
-	}
-	if (is_datagram(state->protocol)) {
-		if (is_unconnected(sk) && count_peer(sk, state, bytes, transmit))
-			return 0;
-		if (has_peer_changed(sk, state))
-			change_peer(sk, state);
-	} else if (!state->remote_port) {
-		/* An MPTCP socket gets its addresses after it was established. */
-		read_tuple(sk, state);
-	}
-	if (!is_owner(state, task))
-		return count_elsewhere(sk, bytes, transmit, 0);
-	if (state->direction == DIRECTION_UNKNOWN && is_datagram(state->protocol) &&
-	    !(__sync_fetch_and_or(&state->flags, SOCKET_OPENED) & SOCKET_OPENED)) {
-		state->direction = transmit ? DIRECTION_OUTBOUND : DIRECTION_INBOUND;
-		__sync_fetch_and_add(&state->connections, 1);
-	}
-	count_socket(state, bytes, transmit);
-	return 0;
-}
-
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(sock_send_length, struct sock *sk, int ret, int flags)
 {
-	struct flow_key discarded;
-
 	if (!is_active() || !is_network(sk->__sk_common.skc_family))
 		return 0;
-	if (ret >= 0)
-		return count(sk, ret, true);
-	if (sk->sk_protocol != IPPROTO_TCP)
-		take_peer(&discarded);
-	return 0;
+	return count_sent(sk, ret, NULL);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(sock_recv_length, struct sock *sk, int ret, int flags)
 {
-	struct flow_key discarded;
-
 	if (!is_active() || !is_network(sk->__sk_common.skc_family))
 		return 0;
-	if (ret < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE)) {
-		if (sk->sk_protocol != IPPROTO_TCP)
-			take_peer(&discarded);
-		return 0;
-	}
-	if (sk->sk_protocol == IPPROTO_TCP && is_inet(sk->__sk_common.skc_family)) {
-		struct socket_state *state;
-
-		/* End of file; everything else is counted by copied_seq, unless there is no storage to keep it in. */
-		if (!ret)
-			return 0;
-		state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-		if (state && !get_ulp(sk))
-			return 0;
-	}
-	return count(sk, ret, false);
+	return count_received(sk, ret, flags, NULL);
 }
 
 /* Called whenever data has left a TCP receive queue, with the socket locked. */
@@ -238,6 +79,11 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 		if (!state)
 			return 0;
 	}
+	if (!state->has_copied_seq) {
+		/* Read before it was established, from the data of the SYN on. */
+		state->copied_seq = tcp->rcv_nxt - (__u32)tcp->bytes_received;
+		state->has_copied_seq = 1;
+	}
 	advance = tcp->copied_seq - state->copied_seq;
 	if (!advance)
 		return 0;
@@ -259,34 +105,71 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 	return 0;
 }
 
-static __always_inline int accept_child(struct sock *sk)
+/* A child's storage is a copy of its listener's, and the listener's owner has it until somebody uses it. */
+static __always_inline void begin_child(struct sock *sk, struct socket_state *state, __u64 cookie)
 {
-	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	struct tcp_sock *tcp;
-
-	/* Cloned from the listener with the listener's owner. Where that has no storage the first user claims
-	 * it, but what is read from the start of the connection on counts. */
-	if (!state) {
-		state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-		if (!state)
-			return 0;
-	}
 	read_kind(sk, state);
-	state->cookie = bpf_get_socket_cookie(sk);
+	state->cookie = cookie;
 	state->transmit_bytes = 0;
 	state->receive_bytes = 0;
 	state->transmit_calls = 0;
 	state->receive_calls = 0;
+	state->connections = 0;
 	state->connect_failures = 0;
 	state->connecting = 0;
-	state->connections = 1;
 	state->direction = DIRECTION_INBOUND;
 	state->provisional = state->claimed;
-	state->has_copied_seq = 1;
-	tcp = bpf_skc_to_tcp_sock(sk);
-	if (tcp)
-		state->copied_seq = tcp->copied_seq;
+	state->has_copied_seq = 0;
+}
+
+/* TCP is here twice for each child: when it is made, and when it is established. With Fast Open it may be used in
+ * between. */
+static __always_inline int accept_child(struct sock *sk, bool is_new, bool is_established)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+
+	if (!state) {
+		/* Where the listener has no storage the first user claims the child, but what is read from the start of
+		 * the connection on counts. */
+		if (!is_established)
+			return 0;
+		state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!state)
+			return 0;
+	}
+	if (is_new || state->cookie != cookie)
+		begin_child(sk, state, cookie);
+	if (!is_established)
+		return 0;
+	start_copied_seq(sk, state);
 	read_tuple(sk, state);
+	__sync_fetch_and_add(&state->connections, 1);
+	raise(&control.sockets_dirty);
+	return 0;
+}
+
+/* SCTP's sockets of one association: no state in between, and the accepted one is not a clone of the listener. What
+ * connect() has made is established in softirq: its first user owns it. */
+static __always_inline int open_association(struct sock *sk)
+{
+	struct socket_state *state;
+
+	/* Not yet that of a file: accept() makes it at this moment. */
+	if (!sk->sk_socket) {
+		state = claim(sk);
+		if (!state)
+			return 0;
+		state->direction = DIRECTION_INBOUND;
+	} else {
+		state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!state) {
+			add_counter(COUNTER_STORAGE_FAILED, 1);
+			return 0;
+		}
+		state->direction = DIRECTION_OUTBOUND;
+	}
+	__sync_fetch_and_add(&state->connections, 1);
 	raise(&control.sockets_dirty);
 	return 0;
 }
@@ -301,7 +184,11 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
 		return 0;
 	/* MPTCP clones its listener, and the clone is established at once. */
 	if (new_state == TCP_ESTABLISHED && (old_state == TCP_SYN_RECV || old_state == TCP_LISTEN))
-		return accept_child(sk);
+		return accept_child(sk, old_state == TCP_LISTEN, true);
+	if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
+		return accept_child(sk, true, false);
+	if (new_state == TCP_ESTABLISHED && sk->sk_protocol == IPPROTO_SCTP)
+		return open_association(sk);
 	if (old_state == TCP_CLOSE && (new_state == TCP_SYN_SENT || new_state == TCP_LISTEN)) {
 		state = claim(sk);
 		if (!state)

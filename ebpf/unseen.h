@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Sockets whose bytes no hook can see, since programs and the kernel share their memory. They are looked for every few
- * seconds; a hook in setsockopt() would tell at once, and would stand in the way of every other call of it.
+ * Sockets whose bytes no hook can see, since programs and the kernel share their memory, or since the plan has none
+ * for their family. They are looked for every few seconds; a hook in setsockopt() would tell at once, and would stand
+ * in the way of every other call of it.
  */
 #ifndef UNSEEN_H
 #define UNSEEN_H
@@ -10,7 +11,7 @@ static __always_inline bool is_unseen(struct sock *sk)
 {
 	__u16 family = sk->__sk_common.skc_family;
 
-	if (family == AF_XDP)
+	if (family == AF_XDP || (family == AF_VSOCK && unseen_vsock))
 		return true;
 	if (family != AF_PACKET || !bpf_core_type_exists(struct packet_sock))
 		return false;

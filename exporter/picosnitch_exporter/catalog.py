@@ -230,6 +230,16 @@ KERNEL_PLAN_INFO = _own(
     "Always 1; the plan by which the BPF programs were attached, and the kernel.",
     labels=("plan", "kernel_release"),
 )
+KERNEL_PLAN_REFUSED_INFO = _own(
+    "kernel_plan_refused_info",
+    "Always 1, once for each better plan that this machine does not take, with the reason.",
+    labels=("plan", "reason"),
+)
+KERNEL_PLAN_LOSS_INFO = _own(
+    "kernel_plan_loss_info",
+    "Always 1, once for each kind of traffic that the plan in use does not see on this machine.",
+    labels=("loss",),
+)
 HOOK_INFO = _own("hook_info", "Always 1, once for each hook in use.", labels=("hook",))
 EVENTS_LOST = _own(
     "events_lost_total",

@@ -15,7 +15,7 @@ from picosnitch_exporter.config import load_with_notices
 from picosnitch_exporter.config.keys import BY_PICOSNITCH, IN_FILE, INERT
 from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.log.sqlite import Database
-from picosnitch_exporter.sensor.plan import TRACEPOINT_PLAN
+from picosnitch_exporter.sensor.object_hooks import FEXIT, TRACEPOINT, Programs
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -199,14 +199,17 @@ def test_every_explained_message_exists() -> None:
     assert [one for one in explained() if not any(one in text for text in known)] == []
 
 
-def test_kernel_page_has_the_hooks_of_the_plan() -> None:
+@pytest.mark.parametrize("programs", [TRACEPOINT, FEXIT], ids=lambda programs: programs.plan)
+def test_kernel_page_has_the_hooks_of_a_plan(programs: Programs) -> None:
     page = (DOCS / "kernels.md").read_text(encoding="utf-8")
 
-    expected = [
+    _before, _heading, rest = page.partition(f"\n### Plan `{programs.plan}`\n")
+    section, _heading, _after = rest.partition("\n#")
+    table = [line for line in section.splitlines() if line.startswith("| `")]
+    assert table == [
         f"| `{hook.program}` | {hook.target.value} | {hook.minimum_kernel} | {hook.purpose} |"
-        for hook in TRACEPOINT_PLAN
+        for hook in programs.hooks
     ]
-    assert [line for line in page.splitlines() if line in expected] == expected
 
 
 def test_page_for_users_of_picosnitch_has_each_of_its_keys() -> None:

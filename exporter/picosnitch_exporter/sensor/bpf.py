@@ -6,7 +6,7 @@ Source: libbpf's bpf/libbpf.h and bpf/bpf.h, include/uapi/linux/bpf.h.
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -209,10 +209,14 @@ class BpfObject:
             raise self._library.fail(f"BPF object {self._source} has no map {name}")
         return int(found)
 
-    def disable(self, program: str) -> None:
-        """Leaves a program out of the load."""
-        if self._library.call.bpf_program__set_autoload(self._program(program), False):  # noqa: FBT003 - C call
-            raise self._library.fail(f"program {program} can't be left out")
+    def load_only(self, programs: Collection[str]) -> None:
+        """Leaves all other programs out of the load."""
+        call = self._library.call
+        program = call.bpf_object__next_program(self._object, None)
+        while program:
+            name = call.bpf_program__name(program).decode()
+            call.bpf_program__set_autoload(program, name in programs)
+            program = call.bpf_object__next_program(self._object, program)
 
     def set_max_entries(self, map_name: str, entries: int) -> None:
         """Sizes a map before the load."""

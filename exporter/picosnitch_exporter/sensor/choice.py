@@ -15,9 +15,11 @@ from picosnitch_exporter.errors import (
     RequirementError,
 )
 from picosnitch_exporter.logging_format import Event
+from picosnitch_exporter.sensor import btf
 from picosnitch_exporter.sensor.libbpf import Library
+from picosnitch_exporter.sensor.object_hooks import FEXIT, TRACEPOINT
 from picosnitch_exporter.sensor.object_plan import ObjectPlan
-from picosnitch_exporter.sensor.plan import TRACEPOINT_PLAN, Plan
+from picosnitch_exporter.sensor.plan import Plan
 from picosnitch_exporter.settings import BpfSettings
 
 _log = logging.getLogger(__name__)
@@ -29,7 +31,11 @@ AUTO = "auto"
 def all_plans(library: Library, settings: BpfSettings) -> tuple[Plan, ...]:
     """All there are, best first."""
     pages = settings.ring_buffer_pages
-    return (ObjectPlan("tracepoint", TRACEPOINT_PLAN, library=library, ring_pages=pages),)
+    sets = (TRACEPOINT, FEXIT)
+    names = btf.look_up(library, (hook for programs in sets for hook in programs.hooks))
+    return tuple(
+        ObjectPlan(programs, library=library, names=names, ring_pages=pages) for programs in sets
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +98,12 @@ class Choice:
                 _log.debug(Event("plan_refused", {"plan": plan.name, "error": str(error)}))
         raise self._failure()
 
+    def reasons(self) -> tuple[tuple[str, str], ...]:
+        """Plans that were refused, each with a line that says why."""
+        return tuple((refusal.plan, refusal.reason) for refusal in self.refused)
+
     def _failure(self) -> PicosnitchError:
         if len({refusal.reason for refusal in self.refused}) == 1:
             return self.refused[0].error
-        reasons = "; ".join(f"{refusal.plan}: {refusal.reason}" for refusal in self.refused)
+        reasons = "; ".join(f"{plan}: {reason}" for plan, reason in self.reasons())
         return RequirementError(f"no plan can count here (docs/kernels.md): {reasons}")

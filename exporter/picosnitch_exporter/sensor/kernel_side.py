@@ -1,6 +1,6 @@
 """What a plan has brought up in the kernel, and how the rest of the sensor speaks to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -56,6 +56,8 @@ class KernelSide:
     """What is loaded: maps and programs by name, and the memory shared with them."""
 
     plan: str
+    losses: tuple[str, ...]
+    """What the plan does not see on this machine; see `Plan.losses`."""
     hooks: tuple[str, ...]
     """Names of the programs that are attached."""
     adopted: bool
@@ -76,6 +78,10 @@ class KernelSide:
     ring: Ring
     folder: Path | None
     """Where the programs are pinned; None where they end with this process."""
+    missed_calls: Callable[[], int]
+    """How many calls, so far, the kernel has not handed to a program that counts."""
+    refused_plans: tuple[tuple[str, str], ...] = ()
+    """Better plans that this machine does not take, and why."""
     rests: list[Rest] = field(default_factory=list)
     """Rings of earlier layouts, to be read first."""
     records_lost: int = 0

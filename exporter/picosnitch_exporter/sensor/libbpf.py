@@ -5,10 +5,12 @@ libbpf 1.x is spoken: functions return NULL or a negative error number.
 Source: libbpf's bpf/libbpf.h and bpf/bpf.h, include/uapi/linux/bpf.h.
 """
 
+import contextlib
 import ctypes
 import errno
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from picosnitch_exporter.errors import DescriptorError, KernelError, RequirementError
@@ -17,7 +19,6 @@ from picosnitch_exporter.logging_format import Event
 _log = logging.getLogger(__name__)
 _VERIFIER_LINES = 12
 _MESSAGE_BYTES = 64 * 1024
-_BPF_TRACE_RAW_TP = 23  # enum bpf_attach_type
 
 _PrintFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -60,6 +61,7 @@ class _ProgramInfo(ctypes.Structure):
         ("prog_tags", ctypes.c_uint64),
         ("run_time_ns", ctypes.c_uint64),
         ("run_cnt", ctypes.c_uint64),
+        ("recursion_misses", ctypes.c_uint64),  # from 5.12, 0 before
     )
 
 
@@ -76,12 +78,16 @@ def _open_library() -> ctypes.CDLL:
     for function, result, arguments in (
         ("libbpf_set_print", pointer, (_PrintFunction,)),
         ("libbpf_num_possible_cpus", integer, ()),
-        ("libbpf_find_vmlinux_btf_id", integer, (name, integer)),
+        ("btf__load_vmlinux_btf", pointer, ()),
+        ("btf__find_by_name_kind", integer, (pointer, name, word)),
+        ("btf__free", None, (pointer,)),
         ("bpf_object__open_mem", pointer, (pointer, size, pointer)),
         ("bpf_object__load", integer, (pointer,)),
         ("bpf_object__close", None, (pointer,)),
         ("bpf_object__find_program_by_name", pointer, (pointer, name)),
+        ("bpf_object__next_program", pointer, (pointer, pointer)),
         ("bpf_object__find_map_by_name", pointer, (pointer, name)),
+        ("bpf_program__name", name, (pointer,)),
         ("bpf_program__set_autoload", integer, (pointer, ctypes.c_bool)),
         ("bpf_program__attach", pointer, (pointer,)),
         ("bpf_program__attach_cgroup", pointer, (pointer, integer)),
@@ -159,11 +165,17 @@ class Library:
         self.call.libbpf_set_print(self.messages.function)
         self.cpus: int = self.call.libbpf_num_possible_cpus()
 
-    def has_tracepoint(self, name: str) -> bool:
-        """Whether the running kernel's BTF knows a tracepoint."""
-        found: int = self.call.libbpf_find_vmlinux_btf_id(name.encode(), _BPF_TRACE_RAW_TP)
+    @contextlib.contextmanager
+    def kernel_types(self) -> Iterator[Callable[[str, int], bool]]:
+        """Tells whether the running kernel's BTF has a name, of a BTF_KIND_*; none without BTF."""
+        types = self.call.btf__load_vmlinux_btf()
         self.messages.take()
-        return found > 0
+        try:
+            yield lambda name, kind: bool(
+                types and self.call.btf__find_by_name_kind(types, name.encode(), kind) > 0
+            )
+        finally:
+            self.call.btf__free(types)
 
     def fail(self, what: str) -> KernelError:
         """The error of the call that has just failed, in words."""
@@ -204,8 +216,19 @@ def get_pinned(library: Library, path: Path) -> int:
 
 def program_statistics(library: Library, descriptor: int) -> tuple[int, int]:
     """Runs of a program and the nanoseconds they took, both 0 while bpf_stats_enabled is off."""
+    info = _program_info(library, descriptor)
+    return info.run_cnt, info.run_time_ns
+
+
+def missed_runs(library: Library, descriptor: int) -> int:
+    """How often a program was not run since it was running on that CPU already."""
+    misses: int = _program_info(library, descriptor).recursion_misses
+    return misses
+
+
+def _program_info(library: Library, descriptor: int) -> _ProgramInfo:
     info = _ProgramInfo()
     size = ctypes.c_uint32(ctypes.sizeof(info))
     if library.call.bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)):
         raise library.fail("statistics of a program can't be read")
-    return info.run_cnt, info.run_time_ns
+    return info

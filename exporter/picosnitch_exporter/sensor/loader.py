@@ -50,6 +50,7 @@ class Loader:
         """Has the best plan take over what is pinned, or load and attach anew, and count."""
         root = self._open_root()
         side = self._choice.first(lambda plan: plan.start(root))
+        side.refused_plans = self._choice.reasons()
         if not side.wake():
             # The store that lets these programs count, and those of another build no more.
             side.control.active = side.generation

@@ -160,6 +160,8 @@ class Sensor:
                 wire_version=WIRE_VERSION,
                 instance=side.instance,
                 plan=side.plan,
+                refused_plans=side.refused_plans,
+                plan_losses=side.losses,
                 hooks=side.hooks,
                 kernel_release=os.uname().release,
                 adopted=side.adopted,
@@ -366,6 +368,7 @@ class Sensor:
 
     def _send_status(self) -> None:
         self._cgroups.take()
+        self._lost["call", "not_run"] = self._side.missed_calls()
         statm = (self._procfs.root / "self/statm").read_text("ascii").split()
         self._send(
             KernelStatus(

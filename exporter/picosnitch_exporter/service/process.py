@@ -347,6 +347,10 @@ class ExporterProcess:
             _log.warning(
                 Event("kernel_was_idle", {"meaning": "nobody had read for bpf.linger_seconds"})
             )
+        for plan, reason in hello.refused_plans:
+            _log.info(Event("plan_refused", {"plan": plan, "reason": reason}))
+        for loss in hello.plan_losses:
+            _log.warning(Event("plan_loss", {"plan": hello.plan, "not_counted": loss}))
         _log.info(
             Event(
                 "attached",

@@ -40,6 +40,10 @@ def report_hello(health: Health, hello: Hello) -> None:
     """Which plan and hooks are in use."""
     health.set(catalog.BUILD_INFO, (__version__, ""), 1)
     health.set(catalog.KERNEL_PLAN_INFO, (hello.plan, hello.kernel_release), 1)
+    for plan, reason in hello.refused_plans:
+        health.set(catalog.KERNEL_PLAN_REFUSED_INFO, (plan, reason), 1)
+    for loss in hello.plan_losses:
+        health.set(catalog.KERNEL_PLAN_LOSS_INFO, (loss,), 1)
     for hook in hello.hooks:
         health.set(catalog.HOOK_INFO, (hook,), 1)
 

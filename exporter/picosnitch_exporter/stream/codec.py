@@ -104,6 +104,8 @@ def _encode_hello(frame: Hello) -> bytes:
             frame.wire_version,
             frame.instance,
             frame.plan,
+            frame.refused_plans,
+            frame.plan_losses,
             frame.hooks,
             frame.kernel_release,
             frame.adopted,
@@ -224,11 +226,14 @@ def _decode_executable(body: bytes) -> ExecutableSeen:
 
 
 def _decode_hello(body: bytes) -> Hello:
-    wire_version, instance, plan, hooks, kernel_release, adopted, idle = _from_json(body)
+    values = _from_json(body)
+    wire_version, instance, plan, refused, losses, hooks, kernel_release, adopted, idle = values
     return Hello(
         wire_version=int(wire_version),
         instance=int(instance),
         plan=str(plan),
+        refused_plans=tuple((str(name), str(reason)) for name, reason in refused),
+        plan_losses=tuple(str(loss) for loss in losses),
         hooks=tuple(str(hook) for hook in hooks),
         kernel_release=str(kernel_release),
         adopted=bool(adopted),

@@ -12,6 +12,10 @@ class Hello:
     wire_version: int
     instance: int
     plan: str
+    refused_plans: tuple[tuple[str, str], ...]
+    """Better plans that this machine does not take, and why."""
+    plan_losses: tuple[str, ...]
+    """What the plan does not see here, and a better one would."""
     hooks: tuple[str, ...]
     kernel_release: str
     adopted: bool
