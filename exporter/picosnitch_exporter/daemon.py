@@ -224,6 +224,8 @@ def _become_exporter(
         signal.set_wakeup_fd(-1)
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        # Where this process may write, see service.confines. SQLite looks when it is imported.
+        os.environ["TMPDIR"] = str(settings.storage.path)
         # Imported here: the sensor needs none of it.
         from picosnitch_exporter.log import journal
         from picosnitch_exporter.outputs import listen

@@ -89,6 +89,24 @@ def test_rows_arrive_when_a_full_disk_has_room_again(shared_generator: Generator
         compare_log(exporter, expected)
 
 
+def test_it_starts_when_there_is_more_to_sort_than_fits_in_memory(
+    shared_generator: Generator,
+) -> None:
+    """SQLite then needs a temporary file, which Landlock allows in the storage path only."""
+    with Exporter.start(SETTINGS) as exporter:
+        exporter.stop(signal.SIGTERM)
+        with closing(sqlite3.connect(exporter.storage / "snitch.db")) as database, database:
+            database.executemany(
+                "INSERT INTO known_files VALUES (1, ?, 0, 1, 0, 0, ?, ?, ?, 0)",
+                (
+                    (number, f"{number:064x}", -number, f"/{'x' * 200}/{number}".encode())
+                    for number in range(20_000)
+                ),
+            )
+        exporter.launch()
+        exporter.await_accounts(send(shared_generator, "after"))
+
+
 def break_ext4(folder: Path) -> None:
     """Has the kernel find an error in a filesystem, which it makes read-only then."""
     source = subprocess.check_output(["findmnt", "-n", "-o", "SOURCE", folder], text=True).strip()

@@ -43,8 +43,6 @@ def apply(settings: Settings, environment: Mapping[str, str]) -> Mapping[str, bo
         if the web configuration can't be used: it says which files are read later.
     """
     storage = settings.storage.path
-    # Of SQLite and Python: nothing else can be written to.
-    os.environ["TMPDIR"] = str(storage)
     server = settings.log.server
     if server is not None and server.client in _POSTGRESQL:
         # Without its own libpq it starts ldconfig to find the system's: nothing can be started
