@@ -265,6 +265,23 @@ def _executables() -> Section:
                 unit="short",
                 is_stacked=True,
             ),
+            Table(
+                title="Deleted while they run",
+                description="Executables that talk although their file was deleted and nothing is "
+                "in its place, or that were only ever in memory; on how many hosts.",
+                columns={
+                    "Hosts": Promql(
+                        "count by (exe, sha256) (max by (instance, exe, sha256) ("
+                        f"picosnitch_executable_deleted{{{WORKLOADS}}}))"
+                    ),
+                },
+                links=_HASHES,
+                sort="Hosts",
+                nothing="No executable was deleted while it ran",
+                levels=BAD_FROM_ONE,
+                span=24,
+                height=8,
+            ),
         ],
     )
 

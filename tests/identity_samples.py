@@ -171,6 +171,7 @@ def seen(  # noqa: PLR0913
     changed_ns: int = OLD_NS,
     path: bytes = b"/usr/bin/curl",
     reason: str = "",
+    links: int = 1,
 ) -> ExecutableSeen:
     return ExecutableSeen(
         identity=executable or file(),
@@ -179,7 +180,7 @@ def seen(  # noqa: PLR0913
         size_bytes=0 if reason else size_bytes,
         modified_ns=0 if reason else modified_ns,
         changed_ns=0 if reason else changed_ns,
-        links=1,
+        links=links,
         path=path,
         reason=reason,
     )

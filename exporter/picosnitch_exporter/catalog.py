@@ -192,6 +192,15 @@ VIRUSTOTAL_ENGINES = Metric(
     otlp_name="picosnitch.executable.virustotal.engines",
     otlp_unit="{engine}",
 )
+EXECUTABLE_DELETED = Metric(
+    name="picosnitch_executable_deleted",
+    kind=Kind.GAUGE,
+    help="Always 1, for executables whose file is gone while they run: deleted, nothing in its "
+    "place, or only ever in memory.",
+    of_executable=True,
+    otlp_name="picosnitch.executable.deleted",
+    otlp_unit="1",
+)
 
 
 # The exporter on itself.

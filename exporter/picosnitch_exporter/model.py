@@ -188,6 +188,8 @@ class ExecutableFacts:
     first_seen_seconds: float
     last_seen_seconds: float
     virustotal: VirusTotalResult = UNJUDGED
+    is_deleted: bool = False
+    """Its file was gone while it ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,13 +48,14 @@ def column(
     )
 
 
-def facts(
+def facts(  # noqa: PLR0913
     number: int,
     *,
     of: Executable | None = None,
     workload: Workload = HOST,
     name: str = "program",
     virustotal: VirusTotalResult | None = None,
+    is_deleted: bool = False,
 ) -> ExecutableFacts:
     return ExecutableFacts(
         number=number,
@@ -66,6 +67,7 @@ def facts(
         first_seen_seconds=CREATED_SECONDS,
         last_seen_seconds=CREATED_SECONDS + 10,
         virustotal=virustotal or VirusTotalResult(),
+        is_deleted=is_deleted,
     )
 
 

@@ -27,6 +27,7 @@ CONTRACT = {
     "picosnitch_executable_last_seen_timestamp_seconds": ("gauge", ()),
     "picosnitch_executable_virustotal_verdict": ("gauge", ("verdict",)),
     "picosnitch_executable_virustotal_engines": ("gauge", ("category",)),
+    "picosnitch_executable_deleted": ("gauge", ()),
 }
 
 

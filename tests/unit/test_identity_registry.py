@@ -403,6 +403,20 @@ def test_hash_is_withheld_when_the_version_was_forgotten(bench: Bench) -> None:
     assert digest("1") == bench.registry.version_of(file(), exec_ns=15).sha256
 
 
+def test_what_ran_before_is_deleted_too_when_the_file_has_gone(bench: Bench) -> None:
+    """That it was unlinked has moved its change time, so it is a version of its own."""
+    before = bench.show(seen())
+    bench.hash(before, "a")
+    other = bench.show(seen(file(8)))
+    after = bench.show(seen(seen_ns=50, changed_ns=OLD_NS + 5, links=0))
+    assert after is not before
+    assert (before.is_deleted, after.is_deleted, other.is_deleted) == (True, True, False)
+
+
+def test_nothing_is_deleted_when_a_file_could_not_be_read(bench: Bench) -> None:
+    assert not bench.show(seen(links=0, reason="denied")).is_deleted
+
+
 def test_least_recently_used_file_is_forgotten_when_there_are_too_many() -> None:
     bench = Bench(max_identities=2)
     first = bench.show(seen(file(1)))

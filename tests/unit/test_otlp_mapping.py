@@ -187,7 +187,7 @@ def test_each_metric_of_executables_has_its_name_and_unit_from_the_catalog() -> 
         receive=column([(labels(CURL), 1)], first_number=1),
         connections=column([(labels(CURL, direction=Direction.OUTBOUND), 1)], first_number=2),
         connect_failures=column([(labels(CURL), 1)], first_number=3),
-        executables=(facts(4, virustotal=VirusTotalResult(harmless=1)),),
+        executables=(facts(4, virustotal=VirusTotalResult(harmless=1), is_deleted=True),),
     )
 
     units = {

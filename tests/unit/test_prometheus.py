@@ -80,6 +80,12 @@ def samples(text: str, *, openmetrics: bool = False) -> dict[str, list[Sample]]:
     return found
 
 
+def test_executable_has_a_series_of_its_own_when_it_was_deleted() -> None:
+    shown = snapshot(executables=(facts(1), facts(2, of=CURL, is_deleted=True)))
+    (deleted,) = samples(rendered(shown))["picosnitch_executable_deleted"]
+    assert (deleted.labels, deleted.value) == ({"sha256": "c" * 64, "exe": "/usr/bin/curl"}, 1)
+
+
 def test_text_is_exact_when_rendered() -> None:
     who = f'sha256="{"c" * 64}",exe="/usr/bin/curl"'
     parent = f'parent_exe="/usr/bin/bash",parent_sha256="{"0" * 64}"'
@@ -114,6 +120,8 @@ def test_text_is_exact_when_rendered() -> None:
         {prefix}_virustotal_engines{{{who},category="suspicious"}} 0
         {prefix}_virustotal_engines{{{who},category="harmless"}} 60
         {prefix}_virustotal_engines{{{who},category="undetected"}} 9
+        # HELP {prefix}_deleted {catalog.EXECUTABLE_DELETED.help}
+        # TYPE {prefix}_deleted gauge
         """
     )
 

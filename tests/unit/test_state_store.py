@@ -71,8 +71,18 @@ def move(target: Store, number: int, transmit: int, receive: int = 0, at: float 
     )
 
 
-def see(target: Store, number: int, *, at: float = NOW, name: str = "n") -> None:
-    target.see(executable(number), HOST, name=name, parent=SHELL, size_bytes=9, time_seconds=at)
+def see(
+    target: Store, number: int, *, at: float = NOW, name: str = "n", is_deleted: bool = False
+) -> None:
+    target.see(
+        executable(number),
+        HOST,
+        name=name,
+        parent=SHELL,
+        size_bytes=9,
+        time_seconds=at,
+        is_deleted=is_deleted,
+    )
 
 
 def values(column: str, snapshot: Snapshot) -> dict[SeriesLabels, int]:
@@ -382,6 +392,16 @@ def test_verdict_is_shown_when_the_content_has_series() -> None:
     see(target, 1)
     (fact,) = target.snapshot(NOW).executables
     assert fact.virustotal.verdict is Verdict.CLEAN
+
+
+def test_executable_stays_deleted_when_it_once_was() -> None:
+    target = store()
+    see(target, 1, is_deleted=True)
+    see(target, 2)
+    target.snapshot(NOW)
+    for number, is_deleted in ((1, False), (2, True), (3, False)):
+        see(target, number, is_deleted=is_deleted)
+    assert [fact.is_deleted for fact in target.snapshot(NOW).executables] == [True, True, False]
 
 
 def test_verdict_is_pending_when_nobody_has_answered_yet() -> None:

@@ -173,6 +173,8 @@ class Registry:
     def seen(self, frame: ExecutableSeen, descriptor: int | None) -> Version:
         """Notes that a file is executed; the descriptor becomes the registry's to close."""
         chain = self._chain(frame.identity)
+        if frame.is_gone:
+            chain.lose_file()
         latest = chain.latest
         if latest is not None and latest.is_same(frame):
             chain.is_restored = False  # it is what it was

@@ -41,6 +41,8 @@ class Version:
     ticket: int = 0
     """Of the hasher; 0 where it has no descriptor."""
     is_wanted: bool = False
+    is_deleted: bool = False
+    """The file has gone while it ran."""
 
     @property
     def is_settled(self) -> bool:
@@ -117,6 +119,11 @@ class Chain:
             return written_ns
         return max(written_ns, min(self.versions[at - 1].changed_ns + 1, version.changed_ns))
 
+    def lose_file(self) -> None:
+        """Notes that the file is gone, whichever content of it a process runs."""
+        for version in self.versions:
+            version.is_deleted = True
+
     def begin(self, frame: ExecutableSeen, *, is_racy: bool) -> Version:
         """The version that the frame speaks of: a new one, or the one that somebody waits for."""
         latest = self.latest
@@ -137,6 +144,7 @@ class Chain:
         latest.modified_ns = frame.modified_ns
         latest.changed_ns = frame.changed_ns
         latest.is_racy = is_racy
+        latest.is_deleted = frame.is_gone
         if len(self.versions) > MAX_VERSIONS:
             del self.versions[0]
             self.is_cut = True

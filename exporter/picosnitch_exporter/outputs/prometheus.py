@@ -114,6 +114,15 @@ class Exposition:
                 for category, number in _engines(fact)
             ),
         )
+        deleted = catalog.EXECUTABLE_DELETED.name
+        yield (
+            catalog.EXECUTABLE_DELETED,
+            (
+                f"{deleted}{{{one.executable}}} 1\n"
+                for fact, one in zip(facts, labels, strict=True)
+                if fact.is_deleted
+            ),
+        )
 
 
 def compress(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -30,6 +30,9 @@ _KNOWN_IDENTITIES = 65_536
 """About 25 MB at the most; a forgotten one is only handed over again."""
 _RETRY_NS = 5_000_000_000
 _RESCAN_NS = 10_000_000_000
+_NEVER_NS = 1 << 63
+_LOOK_NS = 5_000_000_000
+"""How often it is looked whether the file of what talks is still there: 10 us each."""
 _PATH = (
     b"/usr/local/sbin/",
     b"/usr/local/bin/",
@@ -49,6 +52,8 @@ class _Known:
     """Size, mtime, ctime; all -1 for a failure."""
     retry_ns: int
     """CLOCK_BOOTTIME from which on a failure is tried again; 0 after a success."""
+    look_ns: int = 0
+    """CLOCK_BOOTTIME from which on it is looked whether the file has gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,14 +180,16 @@ class ExecWatch:
         changed_ns: int = 0,
         names: Iterable[bytes] = (),
     ) -> Opened | None:
-        """Opens the executable of a process if `identity` was never handed over.
+        """Opens the executable of a process if `identity` was never handed over, or has gone since.
 
         A record named it: its process may have run before the start, or where fanotify can't look.
         Where that process has ended, the file is looked for by `names`, and is the one if it has
         not been changed since `changed_ns`, its change time when it was executed.
         """
         known = self._known.get(identity)
-        if known is not None and (not known.retry_ns or _boot_ns() < known.retry_ns):
+        if known is not None and not known.retry_ns:
+            return self._find_gone(known, identity, tgid)
+        if known is not None and _boot_ns() < known.retry_ns:
             return None
         if identity.inode == 0:
             return None
@@ -196,6 +203,23 @@ class ExecWatch:
             if descriptor is not None:
                 return self._examine(descriptor, tgid, 0, identity=identity)
         return opened
+
+    def _find_gone(self, known: _Known, identity: FileIdentity, tgid: int) -> Opened | None:
+        """Opens once more what was deleted since: that it was has changed its change time."""
+        now_ns = _boot_ns()
+        if now_ns < known.look_ns:
+            return None
+        known.look_ns = now_ns + _LOOK_NS
+        if not self._procfs.is_executable_gone(tgid):
+            return None
+        try:
+            descriptor = self._procfs.open_executable(tgid)
+        except OSError:
+            return None
+        if not _matches(self._identify(descriptor), identity):
+            os.close(descriptor)
+            return None
+        return self._examine(descriptor, tgid, 0, identity=identity)
 
     def _open_by_name(
         self, wanted: FileIdentity, changed_ns: int, names: Iterable[bytes]
@@ -269,7 +293,10 @@ class ExecWatch:
             os.close(descriptor)
             return None
         is_new = known is None or known.retry_ns != 0
-        self._remember(identity, _Known(stamps=stamps, retry_ns=0))
+        links = min(status.st_nlink, 0xFFFF) or int(self._procfs.has_file(tgid, path))
+        # What has gone does not come back: it is looked at no more.
+        look_ns = _boot_ns() + _LOOK_NS if links else _NEVER_NS
+        self._remember(identity, _Known(stamps=stamps, retry_ns=0, look_ns=look_ns))
         frame = ExecutableSeen(
             identity=identity,
             tgid=tgid,
@@ -277,7 +304,7 @@ class ExecWatch:
             size_bytes=status.st_size,
             modified_ns=status.st_mtime_ns,
             changed_ns=status.st_ctime_ns,
-            links=min(status.st_nlink, 0xFFFF),
+            links=links,
             path=path,
             reason="",
         )

@@ -198,6 +198,22 @@ class Procfs:
         except OSError:
             return None
 
+    def has_file(self, pid: int, path: bytes) -> bool:
+        """Whether anything is at this path, as the process sees it, or if it has ended, we do."""
+        root = os.fsencode(self.root / str(pid) / "root")
+        return os.path.lexists(root + path) or os.path.lexists(path)
+
+    def is_executable_gone(self, pid: int) -> bool:
+        """Whether a process runs a file that has no name any more, nor anything in its place."""
+        try:
+            links = os.stat(self.root / str(pid) / "exe").st_nlink  # noqa: PTH116 - the link's end
+        except OSError:
+            return False
+        path = self.executable_path(pid)
+        if links or path is None:
+            return False
+        return not self.has_file(pid, path.removesuffix(b" (deleted)"))
+
     def path_of(self, descriptor: int) -> bytes:
         """The path of an open file, without the mark of an unlinked one."""
         path = os.fsencode((self.root / "self/fd" / str(descriptor)).readlink())

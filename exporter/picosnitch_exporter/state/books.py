@@ -116,6 +116,7 @@ class Books:
             name=program.name,
             parent=Executable(sha256=parent.sha256, exe=parent.exe) if parent.exe else _NOBODY,
             size_bytes=held.version.size_bytes if held.version is not None else 0,
+            is_deleted=held.version is not None and held.version.is_deleted,
             time_seconds=self._to_unix(held.time_ns),
         )
         if held.flow is not None:

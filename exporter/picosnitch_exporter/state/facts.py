@@ -35,6 +35,8 @@ class _Fact:
     """Of `exposed`; 0 where that is to be numbered anew."""
     exposed: ExecutableFacts | None = None
     is_changed: bool = False
+    is_deleted: bool = False
+    """Once it was, for as long as it has series."""
 
 
 class Facts:
@@ -65,12 +67,15 @@ class Facts:
         self._told_bytes = 0
         self._frozen: tuple[ExecutableFacts, ...] | None = ()
 
-    def touch(self, subject: Subject, *, name: str, time_seconds: float) -> bool:
+    def touch(
+        self, subject: Subject, *, name: str, time_seconds: float, is_deleted: bool = False
+    ) -> bool:
         """Notes that the executable was seen again; False where it is not known."""
         fact = self._facts.get(subject)
         if fact is None:
             return False
         fact.last_seen_seconds = max(fact.last_seen_seconds, time_seconds)
+        fact.is_deleted = fact.is_deleted or is_deleted
         if time_seconds < fact.known.first_seen_seconds or (name and not fact.known.name):
             # The labels change only if its first process was introduced too late to be named.
             if not fact.known.name and name:
@@ -82,7 +87,7 @@ class Facts:
         self._mark_changed(fact)
         return True
 
-    def begin(self, known: KnownExecutable, *, is_exposed: bool) -> None:
+    def begin(self, known: KnownExecutable, *, is_exposed: bool, is_deleted: bool = False) -> None:
         """Notes an executable for the first time, or again after it was dropped."""
         subject = (known.executable, known.workload)
         key = fingerprint(subject)
@@ -92,7 +97,9 @@ class Facts:
         if not is_exposed:
             self._tell(subject, known)
             return
-        self._mark_changed(self._insert(known))
+        fact = self._insert(known)
+        fact.is_deleted = is_deleted
+        self._mark_changed(fact)
 
     def restore(self, known: KnownExecutable) -> None:
         """Takes over the facts from an earlier run."""
@@ -165,6 +172,7 @@ class Facts:
                 first_seen_seconds=known.first_seen_seconds,
                 last_seen_seconds=fact.last_seen_seconds,
                 virustotal=self._verdict_of(known.executable.sha256),
+                is_deleted=fact.is_deleted,
             )
         return fact.exposed
 

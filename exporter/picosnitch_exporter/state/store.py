@@ -111,11 +111,14 @@ class Store:
         parent: Executable,
         size_bytes: int,
         time_seconds: float,
+        is_deleted: bool = False,
     ) -> None:
         """Notes an executable; name and parent are those of the first time."""
         subject = (executable, workload)
         with self._lock:
-            if self._facts.touch(subject, name=name, time_seconds=time_seconds):
+            if self._facts.touch(
+                subject, name=name, time_seconds=time_seconds, is_deleted=is_deleted
+            ):
                 self._entries[subject].is_fresh = True
                 return
             known = KnownExecutable(
@@ -129,7 +132,7 @@ class Store:
             )
             entry = self._entry(subject)
             entry.is_fresh = True
-            self._facts.begin(known, is_exposed=entry.subject == subject)
+            self._facts.begin(known, is_exposed=entry.subject == subject, is_deleted=is_deleted)
 
     def judge(self, sha256: Sha256, result: VirusTotalResult) -> None:
         """Notes what VirusTotal says of a content."""

@@ -51,8 +51,14 @@ class ExecutableSeen:
     modified_ns: int
     changed_ns: int
     links: int
+    """Names that the file has; another file in its place counts as one."""
     path: bytes
     reason: str
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was read, and has no name any more."""
+        return not self.links and not self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,6 +236,8 @@ def _facts_points(facts: ExecutableFacts, time_ns: int) -> Iterator[_Point]:
     if any(counts.values()):
         for category, number in counts.items():
             yield gauge(catalog.VIRUSTOTAL_ENGINES, number, {_CATEGORY: category})
+    if facts.is_deleted:
+        yield gauge(catalog.EXECUTABLE_DELETED, 1)
 
 
 def _grouped(
