@@ -42,7 +42,10 @@ the rest is for a machine that is busy."""
 NOT_LOST = "nothing is lost or delayed here"
 NO_VIRUSTOTAL = "VirusTotal is off here; the cases for promtool have verdicts"
 NOT_DELETED = "nothing is deleted here; tests/kernel has the metric, promtool's cases the alert"
+BEST_PLAN = "kernels that take the best plan have nothing to show"
 EMPTY_HERE = {
+    "Plans that were refused": BEST_PLAN,
+    "Not counted by the plan": BEST_PLAN,
     "Deleted while they run": NOT_DELETED,
     "PicosnitchDeletedExecutable": NOT_DELETED,
     "Malicious and suspicious": NO_VIRUSTOTAL,
