@@ -160,6 +160,10 @@ test-image: ## build the container image twice, run it in a chroot (as root)
 install: packages-run $(OBJECT) service-user ## install into PREFIX, with the systemd unit (as root)
 	@exec deploy/install '$(PREFIX)' '$(EXTRAS)'
 
+.PHONY: deb
+deb: packages-run $(OBJECT) ## build a Debian package of it in build/, for this Debian or Ubuntu
+	@exec deploy/deb build
+
 .PHONY: uninstall
 uninstall: ## remove what `make install` has put there; the log only with PURGE=1
 	@PURGE='$(PURGE)' exec deploy/uninstall '$(PREFIX)'
