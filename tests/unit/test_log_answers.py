@@ -2,17 +2,15 @@ import contextlib
 import struct
 import time
 
-import dns.exception
 import dns.flags
 import dns.message
-import dns.name
 import dns.rcode
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from picosnitch_exporter.errors import WireError
-from picosnitch_exporter.log.answers import MAX_RECORDS, Answer, _read_name, parse, reverse
+from picosnitch_exporter.log.answers import MAX_RECORDS, Answer, parse, reverse
 from tests.dns_samples import answer, simple_answer
 
 SLOWEST_SECONDS = 0.25
@@ -223,27 +221,3 @@ def _characters(label: str) -> list[str]:
         parts.append(rest[1:size] + "\\" if size > 1 else rest[0])
         rest = rest[size:]
     return parts
-
-
-# Short labels, pointers to everywhere, and what is neither.
-_PIECES = st.one_of(
-    st.binary(max_size=63).map(lambda label: bytes([len(label)]) + label),
-    st.integers(0xC000, 0xC000 + 300).map(lambda word: word.to_bytes(2, "big")),
-    st.binary(max_size=3),
-)
-
-
-@given(pieces=st.lists(_PIECES, max_size=40), offset=st.integers(0, 400))
-@example(pieces=[b"\x01a" * 127, b"\0"], offset=0)
-@example(pieces=[b"\x01a" * 128, b"\0"], offset=0)
-@example(pieces=[b"\x01a\xc0\x00"], offset=2)
-def test_name_is_the_one_of_dnspython_when_read(pieces: list[bytes], offset: int) -> None:
-    message = b"".join(pieces)
-    try:
-        name, length = dns.name.from_wire(message, min(offset, len(message)))
-    except dns.exception.DNSException:
-        with pytest.raises(struct.error):
-            _read_name(message, offset)
-        return
-    labels = tuple(label.lower() for label in name.labels if label)
-    assert (labels, offset + length) == _read_name(message, offset)

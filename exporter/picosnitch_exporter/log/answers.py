@@ -1,13 +1,17 @@
 """DNS messages: which name an answer gives to which addresses.
 
-Names are taken apart here, and compared by the tests with what dnspython makes of them: `dns.name`
-alone takes 2.4 MB and 14 ms of the start, its message parser 12 MB and 60 ms.
-Sources: RFC 1035 (3.1, 4.1), RFC 3596 (AAAA), RFC 2181 (8, TTL).
+Names are taken apart by dnspython, of which only `dns.name` is loaded (1.9 MB, 14 ms; its message
+parser would take 12 MB, 60 ms and twice the time for each answer). It is imported with this module
+and not later, as the process may no longer read its own installation once it is unprivileged.
+Sources: RFC 1035 (4.1), RFC 3596 (AAAA), RFC 2181 (8, TTL).
 """
 
 import re
 import struct
 from dataclasses import dataclass
+
+import dns.exception
+import dns.name
 
 from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.identity.addresses import address_text
@@ -18,7 +22,6 @@ MAX_RECORDS = 64
 _HEADER = struct.Struct("!6H")
 _QUESTION = struct.Struct("!2H")
 _RECORD = struct.Struct("!2HIH")
-_POINTER_WORD = struct.Struct("!H")
 _IS_ANSWER = 0x8000
 _IS_CUT = 0x0200
 _OPCODE_AND_RCODE = 0x780F
@@ -28,13 +31,6 @@ _ADDRESS_PREFIXES = {(_A, 4): bytes(10) + b"\xff\xff", (_AAAA, 16): b""}
 """By type and length: what makes 16 bytes of it, IPv4 as ::ffff:a.b.c.d."""
 _NOWHERE = ("", "0.0.0.0")  # noqa: S104  (nobody binds it: filters answer with it)
 _MAX_TTL = 1 << 31
-_LONGEST_LABEL = 63
-_POINTER = 0xC0
-_POINTER_BITS = 0x3FFF
-_LONGEST_NAME = 255
-"""Bytes, those of the labels' lengths included (RFC 1035, 3.1)."""
-_MOST_STEPS = 255
-"""127 labels, a pointer before each of them and before the root's."""
 _PLAIN = re.compile(rb"[a-z0-9_-]*")
 
 _Labels = tuple[bytes, ...]
@@ -61,7 +57,7 @@ def parse(message: bytes, *, is_cut: bool = False) -> Answer | None:
     """
     try:
         return _parse(message, is_cut=is_cut)
-    except struct.error as error:
+    except (dns.exception.DNSException, struct.error) as error:
         raise WireError(
             f"malformed DNS answer of {len(message)} bytes: {str(error) or type(error).__name__}"
         ) from error
@@ -98,7 +94,7 @@ def _parse(message: bytes, *, is_cut: bool) -> Answer | None:
     try:
         for _ in range(min(answers, MAX_RECORDS)):
             offset = _read_record(message, offset, aliases, found)
-    except struct.error:
+    except (dns.exception.DNSException, struct.error):
         if not (is_cut or flags & _IS_CUT):
             raise
     names = _chain(name, aliases)
@@ -133,33 +129,11 @@ def _read_record(
 
 
 def _read_name(message: bytes, offset: int) -> tuple[_Labels, int]:
-    """The labels of a name in lower case, without the root's, and where it ends.
-
-    A pointer leads to before the part of the name that it stands in, and what it leads to ends
-    there at the latest ("a prior occurrence", RFC 1035, 4.1.4).
-    """
-    labels: list[bytes] = []
-    begins, limit, end, length = offset, len(message), 0, 0
-    for _ in range(_MOST_STEPS):
-        if offset >= limit:
-            raise struct.error("a name goes on beyond its end")
-        size = message[offset]
-        if size >= _POINTER:
-            (word,) = _POINTER_WORD.unpack_from(message, offset)
-            end = end or offset + _POINTER_WORD.size
-            offset = word & _POINTER_BITS
-            if offset >= begins:
-                raise struct.error("a name points ahead")
-            begins, limit = offset, begins
-            continue
-        start, offset = offset + 1, offset + 1 + size
-        length += 1 + size
-        if size > _LONGEST_LABEL or length > _LONGEST_NAME or offset > limit:
-            raise struct.error("a label that is too long")
-        if not size:
-            return tuple(labels), end or offset
-        labels.append(message[start:offset].lower())
-    raise struct.error("a name of too many pointers")
+    """The labels of a name in lower case, and where it ends."""
+    if offset >= len(message):
+        raise struct.error("a name begins beyond the message")
+    name, length = dns.name.from_wire(message, offset)
+    return tuple(label.lower() for label in name.labels), offset + length
 
 
 def _chain(name: _Labels, aliases: dict[_Labels, _Labels]) -> set[_Labels]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from picosnitch_exporter import catalog
-from picosnitch_exporter.catalog import Metric
+from picosnitch_exporter.catalog import Metric, label_value
 from picosnitch_exporter.model import (
     CounterColumn,
     Executable,
@@ -22,7 +22,6 @@ from picosnitch_exporter.model import (
     Snapshot,
     Workload,
 )
-from picosnitch_exporter.outputs.lines import escape, header
 from picosnitch_exporter.outputs.self_metrics import render_own
 from picosnitch_exporter.state.health import Health
 
@@ -125,6 +124,17 @@ class Exposition:
         )
 
 
+def header(metric: Metric, *, openmetrics: bool) -> bytes:
+    """Write the lines that go before a metric's samples."""
+    text = metric.help.replace("\\", "\\\\").replace("\n", "\\n")
+    if not openmetrics:
+        return f"# HELP {metric.name} {text}\n# TYPE {metric.name} {metric.kind}\n".encode()
+    text = text.replace('"', '\\"')
+    unit = f"# UNIT {metric.family} {metric.unit}\n" if metric.unit else ""
+    lines = f"# HELP {metric.family} {text}\n# TYPE {metric.family} {metric.kind}\n{unit}"
+    return lines.encode()
+
+
 def compress(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Turn the chunks into one gzip stream; higher levels cost more time than they save."""
     compressor = zlib.compressobj(1, zlib.DEFLATED, _GZIP_WINDOW_BITS)
@@ -165,7 +175,7 @@ class _ColumnLabels:
             labels.executable, labels.workload, with_workload_labels=self._with_workload_labels
         )
         direction = f',direction="{labels.direction}"' if self._has_direction else ""
-        protocol = escape(labels.protocol)
+        protocol = _escape(labels.protocol)
         return f'{{{executable},protocol="{protocol}",scope="{labels.scope}"{direction}}} '
 
 
@@ -224,7 +234,7 @@ class _FactLabels:
             fact.executable, fact.workload, with_workload_labels=self._with_workload_labels
         )
         info = (
-            f'{executable},name="{escape(fact.name)}",parent_exe="{escape(fact.parent.exe)}",'
+            f'{executable},name="{_escape(fact.name)}",parent_exe="{_escape(fact.parent.exe)}",'
             f'parent_sha256="{fact.parent.sha256}",size_bytes="{fact.size_bytes}"'
         )
         return _CachedFacts(
@@ -233,12 +243,12 @@ class _FactLabels:
 
 
 def _executable(executable: Executable, workload: Workload, *, with_workload_labels: bool) -> str:
-    labels = f'sha256="{escape(executable.sha256)}",exe="{escape(executable.exe)}"'
+    labels = f'sha256="{_escape(executable.sha256)}",exe="{_escape(executable.exe)}"'
     if not with_workload_labels:
         return labels
     return (
-        f'{labels},namespace="{escape(workload.namespace)}",pod="{escape(workload.pod)}",'
-        f'container="{escape(workload.container)}"'
+        f'{labels},namespace="{_escape(workload.namespace)}",pod="{_escape(workload.pod)}",'
+        f'container="{_escape(workload.container)}"'
     )
 
 
@@ -251,3 +261,7 @@ def _engines(fact: ExecutableFacts) -> tuple[tuple[str, int], ...]:
         ("undetected", result.undetected),
     )
     return counts if any(number for _category, number in counts) else ()
+
+
+def _escape(text: str) -> str:
+    return label_value(text).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
