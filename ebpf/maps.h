@@ -43,7 +43,8 @@ struct socket_state {
 	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
 	__u8 unseen; /* reported as a socket whose bytes no hook can see */
 	__u8 by_pages; /* pages were sent on it (functions.h) */
-	__u8 pad[4];
+	__u8 is_child; /* accepted: what was copied from the listener has been replaced */
+	__u8 pad[3];
 };
 
 struct {

@@ -106,10 +106,10 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 }
 
 /* A child's storage is a copy of its listener's, and the listener's owner has it until somebody uses it. */
-static __always_inline void begin_child(struct sock *sk, struct socket_state *state, __u64 cookie)
+static __always_inline void begin_child(struct sock *sk, struct socket_state *state)
 {
 	read_kind(sk, state);
-	state->cookie = cookie;
+	state->is_child = 1;
 	state->transmit_bytes = 0;
 	state->receive_bytes = 0;
 	state->transmit_calls = 0;
@@ -126,7 +126,6 @@ static __always_inline void begin_child(struct sock *sk, struct socket_state *st
  * between. */
 static __always_inline int accept_child(struct sock *sk, bool is_new, bool is_established)
 {
-	__u64 cookie = bpf_get_socket_cookie(sk);
 	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 
 	if (!state) {
@@ -138,8 +137,10 @@ static __always_inline int accept_child(struct sock *sk, bool is_new, bool is_es
 		if (!state)
 			return 0;
 	}
-	if (is_new || state->cookie != cookie)
-		begin_child(sk, state, cookie);
+	if (is_new || !state->is_child)
+		begin_child(sk, state);
+	/* Another one once it is established: inet_csk_clone_lock() sets it after the state. */
+	state->cookie = bpf_get_socket_cookie(sk);
 	if (!is_established)
 		return 0;
 	start_copied_seq(sk, state);

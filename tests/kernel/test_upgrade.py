@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from picosnitch_exporter.errors import PicosnitchError
+from picosnitch_exporter.sensor.choice import all_plans
+from picosnitch_exporter.sensor.libbpf import Library
+from picosnitch_exporter.settings import BpfSettings
 from picosnitch_exporter.wire import WIRE_VERSION
 from tests.kernel.builds import build_another, command_with
-from tests.kernel.exporter import COMMAND, Exporter
+from tests.kernel.exporter import COMMAND, Exporter, Settings
 from tests.kernel.generator import Generator
 from tests.kernel.scrape import Scrape
 from tests.kernel.steady import SteadyTraffic
@@ -21,6 +25,22 @@ LARGER_RING = {**SETTINGS, "bpf": {"ring_buffer_pages": 128}}
 @pytest.fixture(scope="module")
 def another_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_another(tmp_path_factory.mktemp("build"))
+
+
+def of_plan(plan: str) -> Settings:
+    return {**SETTINGS, "bpf": {"plan": plan}}
+
+
+def refused_plans(*names: str) -> list[str]:
+    refused = []
+    for plan in all_plans(Library(), BpfSettings()):
+        if plan.name in names:
+            try:
+                plan.require()
+                plan.prove()
+            except PicosnitchError:
+                refused.append(plan.name)
+    return refused
 
 
 def lost(scrape: Scrape) -> float:
@@ -48,6 +68,27 @@ def test_sums_are_exact_when_another_build_takes_over(
             (build,) = (entry.name for entry in layout.iterdir() if entry.name != "maps")
             assert (build == before) is (command is COMMAND)
         scrape = exporter.await_accounts(traffic.finish())
+        assert not lost(scrape), scrape.losses()
+
+
+def test_sums_are_exact_when_another_plan_takes_over(shared_generator: Generator) -> None:
+    if refused := refused_plans("tracepoint", "fexit"):
+        pytest.skip(f"this kernel: plan {', '.join(refused)} refused")
+    with Exporter.start(of_plan("tracepoint")) as exporter:
+        with SteadyTraffic(shared_generator) as traffic:
+            (layout,) = exporter.pins.iterdir()
+            builds = set()
+            for plan in ("fexit", "tracepoint", "fexit"):
+                traffic.add_fresh()
+                exporter.stop(signal.SIGTERM)
+                exporter.configure(of_plan(plan))
+                exporter.launch()
+                traffic.end_fresh()
+                (build,) = (entry.name for entry in layout.iterdir() if entry.name != "maps")
+                builds.add(build)
+                assert exporter.scrape().value("kernel_plan_info", plan=plan) == 1
+            scrape = exporter.await_accounts(traffic.finish())
+        assert len(builds) == 2
         assert not lost(scrape), scrape.losses()
 
 

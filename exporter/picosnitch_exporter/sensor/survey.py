@@ -57,7 +57,13 @@ def _hooks(settings: BpfSettings) -> Finding:
     choice = Choice(settings.plan, all_plans(Library(), settings))
     plan = choice.first(_prove)
     hooks = ", ".join(hook.program for hook in plan.hooks)
-    return Finding(name="hooks", state=State.OK, found=f"plan {plan.name}: {hooks}")
+    refused = "".join(f"; not {name}: {reason}" for name, reason in choice.reasons())
+    lost = "".join(f"; not counted: {loss}" for loss in plan.losses())
+    return Finding(
+        name="hooks",
+        state=State.WARNING if lost else State.OK,
+        found=f"plan {plan.name}: {hooks}{refused}{lost}",
+    )
 
 
 def _prove(plan: Plan) -> Plan:
