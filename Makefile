@@ -123,7 +123,7 @@ run: setup ## run the exporter in the foreground (as root); options in ARGS='...
 	@exec $(VENV)/bin/picosnitch-exporter run $(ARGS)
 
 .PHONY: test
-test: packages-run packages-test $(OBJECT) $(VENV)/.installed-test service-user ## install what the tests need, run the whole suite (as root)
+test: packages-run packages-test $(OBJECT) $(VENV)/.installed-test $(VENV)/.fetched-helm service-user ## install what the tests need, run the whole suite (as root)
 	@exec tests/run
 
 .PHONY: lint
@@ -227,6 +227,8 @@ $(VENV)/.installed-run: pyproject.toml ebpf/build_hook.py | venv $(OBJECT)
 	$(call install_project,$(EXTRAS))
 $(VENV)/.installed-test: pyproject.toml ebpf/build_hook.py | venv $(OBJECT)
 	$(call install_project,$(TEST_EXTRAS))
+$(VENV)/.fetched-helm: tests/fetch-helm tests/helm.lock | $(VENV)/.installed-test
+	@echo "fetching helm and kubectl into $(VENV)"; tests/fetch-helm "$(CURDIR)/$(PYTHON)" && touch $@
 $(VENV)/.installed-lint: pyproject.toml ebpf/build_hook.py | venv $(OBJECT)
 	$(call install_project,$(LINT_EXTRAS))
 $(VENV)/.installed-fuzz: pyproject.toml ebpf/build_hook.py | venv $(OBJECT)

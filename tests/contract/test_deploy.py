@@ -19,7 +19,7 @@ from deploy.manifests import __main__ as manifests
 from deploy.manifests import objects
 from picosnitch_exporter import config, privileges
 from picosnitch_exporter.sensor import requirements
-from tests.helm_template import Chart
+from tests.helm import Chart, tool
 from tests.kernel.test_privileges import STARTS_WITH
 
 ROOT = Path(__file__).parents[2]
@@ -38,24 +38,9 @@ ALL = {
 }
 
 
-def has_kubectl() -> bool:
-    """One with a kustomize that knows components: 1.21, which says so from 1.24 on."""
-    if not shutil.which("kubectl"):
-        return False
-    done = subprocess.run(
-        ["kubectl", "version", "--client"], capture_output=True, text=True, check=False
-    )
-    return "Kustomize Version" in done.stdout
-
-
 def kustomized(folder: str) -> list[Json]:
     """As `kubectl apply -k` would send it."""
-    if has_kubectl():
-        command = ["kubectl", "kustomize", str(DEPLOY / "kubernetes" / folder)]
-    elif shutil.which("kustomize"):
-        command = ["kustomize", "build", str(DEPLOY / "kubernetes" / folder)]
-    else:
-        pytest.skip("neither kubectl nor kustomize is here")
+    command = [tool("kubectl"), "kustomize", str(DEPLOY / "kubernetes" / folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -109,6 +94,11 @@ def test_objects_fit_the_schemas_of_the_api(version: str, source: str) -> None:
         kubernetes_validate.validate(one, version, strict=True)
         checked += 1
     assert checked >= 7
+
+
+@pytest.mark.parametrize("values", [{}, ALL])
+def test_linter_of_helm_has_nothing_to_say(values: dict[str, bool]) -> None:
+    CHART.lint(**values)
 
 
 def test_chart_and_base_say_the_same() -> None:
@@ -324,6 +314,17 @@ def test_bill_of_materials_knows_who_needs_whom() -> None:
     own = needs[bill["metadata"]["component"]["bom-ref"]]
     assert direct <= {canonical(reference.partition("==")[0]) for reference in own}
     assert set(needs) >= {one["bom-ref"] for one in bill["components"]}
+
+
+def test_image_gets_what_it_copies() -> None:
+    """.dockerignore keeps back all that it does not name."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    named = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+
+    assert len(sources) >= 7
+    assert sources == set(named)
 
 
 def exposure(unit: Path) -> float:
