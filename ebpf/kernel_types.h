@@ -276,7 +276,31 @@ struct task_struct {
 	__u64 start_boottime; /* real_start_time until 5.5 */
 	__u64 self_exec_id; /* 32 bits until 5.7 */
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
 };
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+/* A program of user space, as a probe finds it. The order of arguments is that of the C calling convention. */
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long di;
+	unsigned long cx;
+	unsigned long ax;
+};
+#define first_argument(registers)  ((registers)->di)
+#define fourth_argument(registers) ((registers)->cx)
+#define returned(registers)	   ((registers)->ax)
+#elif defined(__TARGET_ARCH_arm64)
+struct pt_regs {
+	__u64 regs[31];
+};
+#define first_argument(registers)  ((registers)->regs[0])
+#define fourth_argument(registers) ((registers)->regs[3])
+#define returned(registers)	   ((registers)->regs[0])
+#endif
 
 struct seq_file;
 

@@ -28,6 +28,7 @@ char LICENSE[] SEC("license") = "GPL";
 #include "functions.h"
 #include "unseen.h"
 #include "cgroups.h"
+#include "lookups.h"
 
 /* Never used and never loaded (libbpf passes over sections it doesn't know): it puts the enums, and what no map
  * holds, into the object's BTF, by which tests/contract compares picosnitch.h with wire.py. */
@@ -39,6 +40,7 @@ struct layouts {
 	enum counter counter;
 	struct dns_record dns_record;
 	struct unseen_record unseen_record;
+	struct lookup_record lookup_record;
 	enum cgroup1_controller cgroup1_controller;
 };
 struct layouts *layouts SEC(".layouts");

@@ -24,6 +24,7 @@ enum record_kind {
 	RECORD_PROCESS = 2,
 	RECORD_DNS = 3,
 	RECORD_UNSEEN = 4,
+	RECORD_LOOKUP = 5,
 };
 
 enum flow_flags {
@@ -140,6 +141,19 @@ struct unseen_record {
 	__u32 netns;
 };
 
+#define LOOKUP_ADDRESSES  48 /* a list has each address once for each of three types of socket */
+#define LOOKUP_NAME_BYTES 256
+/* What getaddrinfo() has answered. */
+struct lookup_record {
+	struct record_header header;
+	struct process_key owner;
+	__u32 netns;
+	__u16 address_count;
+	__u16 name_bytes;
+	__u8 addresses[LOOKUP_ADDRESSES][16];
+	char name[LOOKUP_NAME_BYTES];
+};
+
 /* A cgroup that was made, by its number and hierarchy; taken out by user space. */
 struct cgroup_key {
 	__u64 cgroup_id;
@@ -203,6 +217,7 @@ ASSERT_SIZE(flow_record, 144);
 ASSERT_SIZE(process_record, 136 + CMDLINE_BYTES);
 ASSERT_SIZE(dns_record, 32 + DNS_BYTES);
 ASSERT_SIZE(unseen_record, 64);
+ASSERT_SIZE(lookup_record, 48 + LOOKUP_ADDRESSES * 16 + LOOKUP_NAME_BYTES);
 ASSERT_SIZE(cgroup_key, 16);
 ASSERT_SIZE(cgroup_path, 4 + CGROUP_PATH_BYTES);
 ASSERT_SIZE(control, 80);

@@ -35,6 +35,8 @@ class BpfSettings:
     keep_on_exit: bool = True
     linger_seconds: int = 900
     bandwidth: bool = True
+    getaddrinfo: bool = False
+    """Names also from the C library's getaddrinfo()."""
     pin_path: Path = Path("/sys/fs/bpf/picosnitch")
     """Where maps and programs are kept in bpffs; one exporter for each."""
 

@@ -17,6 +17,8 @@ WIRE_VERSION = 1
 COMM_BYTES = 16
 CMDLINE_BYTES = 512
 DNS_BYTES = 1232
+LOOKUP_ADDRESSES = 48
+LOOKUP_NAME_BYTES = 256
 CGROUP_PATH_BYTES = 508
 
 
@@ -27,6 +29,7 @@ class RecordKind(IntEnum):
     PROCESS = 2
     DNS = 3
     UNSEEN = 4
+    LOOKUP = 5
 
 
 class FlowFlag(IntFlag):
@@ -81,6 +84,7 @@ FLOW = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}QQQIIII16s16sHHHBBII
 PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QQQQIHBB{COMM_BYTES}s")
 DNS = struct.Struct(f"={HEADER.format[1:]}QIHH")
 UNSEEN = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}II")
+LOOKUP = struct.Struct(f"={HEADER.format[1:]}{_KEY}IHH{LOOKUP_ADDRESSES * 16}s{LOOKUP_NAME_BYTES}s")
 CGROUP_KEY = struct.Struct("=QII")
 CGROUP_PATH = struct.Struct(f"=I{CGROUP_PATH_BYTES}s")
 
@@ -167,7 +171,19 @@ class UnseenRecord:
     netns: int
 
 
-Record = FlowRecord | ProcessRecord | DnsRecord | UnseenRecord
+@dataclass(slots=True, kw_only=True)
+class LookupRecord:
+    """What getaddrinfo() has answered to a process."""
+
+    time_ns: int
+    owner: ProcessKey
+    netns: int
+    name: bytes
+    addresses: tuple[bytes, ...]
+    """Of 16 bytes, IPv4 as ::ffff:a.b.c.d; zero, or there already, where there is no other."""
+
+
+Record = FlowRecord | ProcessRecord | DnsRecord | UnseenRecord | LookupRecord
 
 
 def split_ring(data: bytes) -> Iterator[bytes]:
@@ -348,9 +364,24 @@ def _decode_unseen(record: bytes) -> UnseenRecord:
     )
 
 
+def _decode_lookup(record: bytes) -> LookupRecord:
+    fields = LOOKUP.unpack(record)
+    count, name_bytes = fields[9], fields[10]
+    if count > LOOKUP_ADDRESSES or name_bytes > LOOKUP_NAME_BYTES:
+        raise WireError(f"lookup record with {count} addresses and {name_bytes} bytes of name")
+    return LookupRecord(
+        time_ns=fields[3],
+        owner=ProcessKey(start_ns=fields[4], exec_id=fields[5], tgid=fields[6]),
+        netns=fields[8],
+        name=fields[12][:name_bytes],
+        addresses=tuple(fields[11][16 * index : 16 * index + 16] for index in range(count)),
+    )
+
+
 _DECODERS: dict[int, Callable[[bytes], Record]] = {
     RecordKind.FLOW: _decode_flow,
     RecordKind.PROCESS: decode_process,
     RecordKind.DNS: _decode_dns,
     RecordKind.UNSEEN: _decode_unseen,
+    RecordKind.LOOKUP: _decode_lookup,
 }

@@ -23,6 +23,7 @@ RECORDS = {
     "process_record": (wire.PROCESS, "cmdline"),
     "dns_record": (wire.DNS, "payload"),
     "unseen_record": (wire.UNSEEN, None),
+    "lookup_record": (wire.LOOKUP, None),
     "cgroup_key": (wire.CGROUP_KEY, None),
 }
 ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {

@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 PORT = 7700
 WAIT_SECONDS = 20.0
 RESOLV_CONF = "nameserver 127.0.0.53\noptions timeout:5\n"
+HOSTS = "127.0.77.50 Own.Hosts.test\n10.77.0.2 far.hosts.test\n"
 
 
 @contextmanager
@@ -45,9 +46,11 @@ def netns(privileges: None) -> Iterator[str]:  # noqa: ARG001 - before anything 
     folder.mkdir(parents=True)
     try:
         (folder / "resolv.conf").write_text(RESOLV_CONF)
+        (folder / "hosts").write_text(HOSTS)
         run("ip", "netns", "add", name)
         try:
             run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "-n", name, "address", "add", "10.77.0.2/32", "dev", "lo")
             with program(name, "name_server.py", str(PORT)):
                 yield name
         finally:
@@ -158,3 +161,32 @@ def test_name_is_not_in_the_log_when_asked_for_in_another_namespace(
     expected = {"": True, "test.www40": False}
     found = domains_in_log(logging, address, rows=2)
     assert expected == {domain: "create_server" in cmdline for cmdline, domain in found}
+
+
+@pytest.fixture(scope="module")
+def watching(privileges: None) -> Iterator[Exporter]:  # noqa: ARG001 - before it is started
+    settings = {"log": {"write_limit_seconds": 1}, "bpf": {"getaddrinfo": True}}
+    with Exporter.start(settings) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "domain", "of_others"),
+    [
+        ("127.0.77.50", "Own.Hosts.test", "test.hosts.own", ""),
+        ("10.77.0.2", "far.hosts.test", "test.hosts.far", "test.hosts.far"),
+    ],
+)
+def test_log_has_the_name_when_no_resolver_was_asked(  # noqa: PLR0913, PLR0917 - pytest's
+    watching: Exporter, netns: str, address: str, name: str, domain: str, of_others: str
+) -> None:
+    """As with an encrypted one: the C library has it from /etc/hosts."""
+    with program(netns, "name_client.py", "getaddrinfo", name, address, str(PORT)):
+        code = f"import socket; socket.create_connection(({address!r}, {PORT})).sendall(b'x')"
+        run(sys.executable, "-c", code, netns=netns)
+
+    found = domains_in_log(watching, address, rows=2)
+    assert {"name_client.py": domain, "-c": of_others} == {
+        "name_client.py" if "name_client.py" in cmdline else "-c": domain
+        for cmdline, domain in found
+    }

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from picosnitch_exporter.errors import WireError
-from picosnitch_exporter.log.answers import MAX_RECORDS, Answer, parse, reverse
+from picosnitch_exporter.log.answers import MAX_RECORDS, Answer, parse, reverse, reverse_text
 from tests.dns_samples import answer, simple_answer
 
 SLOWEST_SECONDS = 0.25
@@ -221,3 +221,21 @@ def _characters(label: str) -> list[str]:
         parts.append(rest[1:size] + "\\" if size > 1 else rest[0])
         rest = rest[size:]
     return parts
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"WWW.Example.com", "com.example.www"),
+        (b"example.com.", "com.example"),
+        (b"localhost", "localhost"),
+        (b"192.0.2.1", ""),
+        (b"fe80::1%eth0", ""),
+        (b"a,b.example", r"example.a\044b"),
+        (b"\xffx\n.example", r"example.\255x\010"),
+        (b"a" * 256, ""),
+        (b"", ""),
+    ],
+)
+def test_name_is_reversed_when_it_comes_as_text(name: bytes, shown: str) -> None:
+    assert reverse_text(name) == shown

@@ -20,6 +20,7 @@ from picosnitch_exporter.log.names import MAX_CHARACTERS, MAX_NAMES, NameTable
 from picosnitch_exporter.log.rows import Windows
 from picosnitch_exporter.model import AttributedFlow, ProcessKey
 from picosnitch_exporter.state.health import Health
+from picosnitch_exporter.wire import LookupRecord
 from tests.dns_samples import (
     NETNS,
     TCP,
@@ -293,3 +294,31 @@ def test_any_records_are_harmless_when_learned(records: list[tuple[int, bytes, b
     for cookie, payload, is_tcp in records:
         domains.learn(dns_record(payload, cookie=cookie, protocol=TCP if is_tcp else 17))
         domains.introduce(resolver_flow(owner=ME, cookie=cookie))
+
+
+NEAR, FAR = bytes(10) + b"\xff\xff\x7f\0\0\x09", bytes(10) + b"\xff\xff\xc0\0\2\1"
+
+
+@pytest.mark.parametrize(
+    ("owner", "address", "domain"),
+    [
+        (ME, "192.0.2.1", "test.db"),
+        (OTHER, "192.0.2.1", "test.db"),
+        (ME, "127.0.0.9", "test.db"),
+        (OTHER, "127.0.0.9", ""),
+    ],
+)
+def test_name_is_known_when_the_c_library_has_told_it(
+    domains: DomainTable, owner: ProcessKey, address: str, domain: str
+) -> None:
+    domains.learn_lookup(
+        LookupRecord(
+            time_ns=0,
+            owner=ME,
+            netns=NETNS,
+            name=b"db.test",
+            addresses=(FAR, FAR, NEAR, bytes(16)),
+        )
+    )
+
+    assert domains.domain_of(connection(owner=owner, address=address)) == domain

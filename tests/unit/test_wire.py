@@ -9,10 +9,12 @@ from picosnitch_exporter.model import Direction, FileIdentity, ProcessKey
 from picosnitch_exporter.wire import (
     DNS,
     FLOW,
+    LOOKUP_ADDRESSES,
     PROCESS,
     DnsRecord,
     FlowFlag,
     FlowRecord,
+    LookupRecord,
     ProcessRecord,
     RecordKind,
     UnseenRecord,
@@ -144,3 +146,24 @@ def test_dns_and_unseen_have_their_fields_when_decoded() -> None:
     unseen = decode(header + struct.pack("=QQIIQIIII", 2, 3, 4, 0, 5, 6, 7, 44, 8))
     assert isinstance(unseen, UnseenRecord)
     assert (unseen.family, unseen.netns, unseen.owner.tgid) == (44, 8, 4)
+
+
+def lookup(*addresses: bytes, count: int | None = None, name: bytes = b"x.test") -> bytes:
+    header = struct.pack("=HHIQQQII", RecordKind.LOOKUP, 0, 0, 1, 2, 3, 4, 0)
+    sizes = struct.pack("=IHH", 9, len(addresses) if count is None else count, len(name))
+    room = LOOKUP_ADDRESSES * 16
+    return header + sizes + b"".join(addresses).ljust(room, b"\0") + name.ljust(256, b"\0")
+
+
+def test_lookup_has_its_fields_when_decoded() -> None:
+    decoded = decode(lookup(bytes(15) + b"\1", bytes(16)))
+
+    assert isinstance(decoded, LookupRecord)
+    assert (decoded.owner.tgid, decoded.netns, decoded.name) == (4, 9, b"x.test")
+    assert decoded.addresses == (bytes(15) + b"\1", bytes(16))
+
+
+@pytest.mark.parametrize("record", [lookup(count=49), lookup(name=b"x" * 256)[:-1]])
+def test_lookup_is_refused_when_it_is_not_what_it_says(record: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(record)

@@ -130,6 +130,12 @@ KEYS = (
         picosnitch="Bandwidth monitor",
     ),
     Key(
+        name="bpf.getaddrinfo",
+        kind=Flag(),
+        doc="domains also from the C library's getaddrinfo, for encrypted and local resolvers; "
+        "makes each start of a program slower",
+    ),
+    Key(
         name="bpf.pin_path",
         kind=FilePath(),
         doc="the folder in the BPF filesystem that keeps the kernel side between two runs",

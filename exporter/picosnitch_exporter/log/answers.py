@@ -6,6 +6,7 @@ and not later, as the process may no longer read its own installation once it is
 Sources: RFC 1035 (4.1), RFC 3596 (AAAA), RFC 2181 (8, TTL).
 """
 
+import ipaddress
 import re
 import struct
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _ADDRESS_PREFIXES = {(_A, 4): bytes(10) + b"\xff\xff", (_AAAA, 16): b""}
 """By type and length: what makes 16 bytes of it, IPv4 as ::ffff:a.b.c.d."""
 _NOWHERE = ("", "0.0.0.0")  # noqa: S104  (nobody binds it: filters answer with it)
 _MAX_TTL = 1 << 31
+_MAX_NAME_BYTES = 255
 _PLAIN = re.compile(rb"[a-z0-9_-]*")
 
 _Labels = tuple[bytes, ...]
@@ -71,6 +73,15 @@ def reverse(labels: _Labels) -> str:
     stays as it is on the wire (`xn--...`).
     """
     return ".".join(_label_text(label) for label in reversed(labels) if label)
+
+
+def reverse_text(name: bytes) -> str:
+    """The same of a name as text; empty for an address, and for what can't be a name."""
+    try:
+        ipaddress.ip_address(name.decode("ascii").partition("%")[0])
+    except ValueError:
+        return reverse(tuple(name.split(b"."))) if len(name) <= _MAX_NAME_BYTES else ""
+    return ""
 
 
 def _label_text(label: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Which name stands for which peer: from the DNS answers that processes have received.
+"""Which name stands for which peer: from the answers that processes have received.
 
 A name is kept for the process that asked and for its network namespace. The process is the owner of
 the socket that the answer came to, which the socket's own flow records tell, sooner or later.
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import WireError
-from picosnitch_exporter.log.answers import Answer, parse
+from picosnitch_exporter.identity.addresses import address_text, scope_of
+from picosnitch_exporter.log.answers import Answer, parse, reverse_text
 from picosnitch_exporter.log.names import Holder, NameTable
 from picosnitch_exporter.log.streams import Message, Streams
-from picosnitch_exporter.model import AttributedFlow, ProcessKey
+from picosnitch_exporter.model import AttributedFlow, ProcessKey, Scope
 from picosnitch_exporter.state.cardinality import Counts
-from picosnitch_exporter.wire import DnsFlag, DnsRecord, FlowRecord
+from picosnitch_exporter.wire import DnsFlag, DnsRecord, FlowRecord, LookupRecord
 
 DNS_PORT = 53
 MAX_SOCKETS = 8_192
@@ -89,6 +90,22 @@ class DomainTable:
             self._lose("malformed")
             self._streams.forget(record.cookie)
         self._spent_seconds += self._timer() - began
+
+    def learn_lookup(self, record: LookupRecord) -> None:
+        """Takes in what the C library has told a process."""
+        domain = reverse_text(record.name)
+        if not domain:
+            return
+        now_seconds = self._to_unix(record.time_ns)
+        near: list[tuple[str, int]] = []
+        far: list[tuple[str, int]] = []
+        for address in dict.fromkeys(record.addresses):
+            scope = scope_of(address)
+            if scope is not Scope.UNKNOWN:
+                (near if scope is Scope.LOOPBACK else far).append((address_text(address), 0))
+        self._enter(record.owner, Answer(domain=domain, addresses=(*far, *near)), now_seconds)
+        # Names of the machine itself are from /etc/hosts: nothing that others would mean.
+        self._enter(record.netns, Answer(domain=domain, addresses=tuple(far)), now_seconds)
 
     def introduce(self, record: FlowRecord) -> None:
         """Takes in a flow: one with a resolver says whose the answers on its socket are."""

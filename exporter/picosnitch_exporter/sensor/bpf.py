@@ -17,6 +17,7 @@ from picosnitch_exporter.sensor.libbpf import Library
 
 _OBJECT_NAME = b"picosnitch"
 _ITERATOR_BYTES = 64 * 1024
+_ANY_PROCESS = -1
 
 
 class _IterAttachOptions(ctypes.Structure):
@@ -24,6 +25,18 @@ class _IterAttachOptions(ctypes.Structure):
         ("size", ctypes.c_size_t),
         ("link_info", ctypes.c_void_p),
         ("link_info_bytes", ctypes.c_uint32),
+    )
+
+
+class _UprobeOptions(ctypes.Structure):
+    """The first fields of struct bpf_uprobe_opts."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("reference_counter_offset", ctypes.c_size_t),
+        ("cookie", ctypes.c_uint64),
+        ("is_return", ctypes.c_bool),
+        ("function", ctypes.c_char_p),
     )
 
 
@@ -291,6 +304,16 @@ class BpfObject:
             self._program(program), ctypes.byref(options)
         )
         return self._own(program, link)
+
+    def attach_uprobe(self, program: str, path: Path, function: str, *, is_return: bool) -> BpfLink:
+        """Attaches a program to a function of a library or executable, whoever runs it."""
+        options = _UprobeOptions(
+            size=ctypes.sizeof(_UprobeOptions), is_return=is_return, function=function.encode()
+        )
+        link = self._library.call.bpf_program__attach_uprobe_opts(
+            self._program(program), _ANY_PROCESS, os.fsencode(path), 0, ctypes.byref(options)
+        )
+        return self._own(f"{program} to {function} of {path}", link)
 
     def _own(self, program: str, link: int | None) -> BpfLink:
         if not link:

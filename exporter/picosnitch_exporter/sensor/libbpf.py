@@ -92,6 +92,7 @@ def _open_library() -> ctypes.CDLL:
         ("bpf_program__attach", pointer, (pointer,)),
         ("bpf_program__attach_cgroup", pointer, (pointer, integer)),
         ("bpf_program__attach_iter", pointer, (pointer, pointer)),
+        ("bpf_program__attach_uprobe_opts", pointer, (pointer, integer, name, size, pointer)),
         ("bpf_program__fd", integer, (pointer,)),
         ("bpf_map__fd", integer, (pointer,)),
         ("bpf_map__type", integer, (pointer,)),

@@ -25,6 +25,7 @@ from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
 from picosnitch_exporter.sensor.kernel_side import KernelSide, Rest
 from picosnitch_exporter.sensor.loader import Loader
+from picosnitch_exporter.sensor.lookups import watch_lookups
 from picosnitch_exporter.sensor.marker import Marker
 from picosnitch_exporter.sensor.pins import remove
 from picosnitch_exporter.sensor.procfs import Procfs
@@ -101,6 +102,11 @@ class Sensor:
         )
         self._execs.watch_filesystems()
         self._side: KernelSide = loader.start()
+        self._lookups = (
+            watch_lookups(loader.library, self._side, self._procfs)
+            if settings.bpf.getaddrinfo
+            else ()
+        )
         self._execs.tell_programs(self._side.maps["watched_devices"])
         new_cgroups = self._side.maps["new_cgroups"]
         self._cgroups = Cgroups(self._procfs, take_new=lambda: take_new_cgroups(new_cgroups))

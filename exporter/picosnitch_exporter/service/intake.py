@@ -26,6 +26,7 @@ from picosnitch_exporter.stream import (
 from picosnitch_exporter.wire import (
     DnsRecord,
     FlowRecord,
+    LookupRecord,
     ProcessRecord,
     UnseenRecord,
     encode_flow,
@@ -161,6 +162,8 @@ class Intake:
                 self._attributor.process(record)
             elif isinstance(record, DnsRecord):
                 self._domains.learn(record)
+            elif isinstance(record, LookupRecord):
+                self._domains.learn_lookup(record)
             elif isinstance(record, UnseenRecord):
                 self._attributor.unseen(record)
 
