@@ -82,10 +82,10 @@ def test_next_is_chosen_when_the_kernel_refuses_and_the_reason_is_one_line() -> 
 
 def test_no_other_is_tried_when_one_is_named() -> None:
     assert chosen("b", FakePlan(name="a"), FakePlan(name="b")) == ("b", ())
-    with pytest.raises(RequirementError, match=r"^no b here$"):
+    with pytest.raises(RequirementError, match=r"^bpf.plan: b can't be used here: no b here$"):
         chosen("b", FakePlan(name="a"), FakePlan(name="b", lacking="no b here"))
     refused = FakePlan(name="b", attempts=[KernelError("refused\nby the verifier")])
-    with pytest.raises(KernelError, match="verifier"):
+    with pytest.raises(RequirementError, match=r"b can't be used here: refused$"):
         chosen("b", FakePlan(name="a"), refused)
 
 

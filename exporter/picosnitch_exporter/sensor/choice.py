@@ -61,6 +61,7 @@ class Choice:
     """
 
     def __init__(self, wanted: str, known: tuple[Plan, ...]) -> None:
+        self._wanted = wanted
         self.refused: list[Refusal] = []
         """In the order in which they were tried."""
         self._plans: list[Plan] = []
@@ -103,6 +104,10 @@ class Choice:
         return tuple((refusal.plan, refusal.reason) for refusal in self.refused)
 
     def _failure(self) -> PicosnitchError:
+        if self._wanted != AUTO:
+            return RequirementError(
+                f"bpf.plan: {self._wanted} can't be used here: {self.refused[0].reason}"
+            )
         if len({refusal.reason for refusal in self.refused}) == 1:
             return self.refused[0].error
         reasons = "; ".join(f"{plan}: {reason}" for plan, reason in self.reasons())
