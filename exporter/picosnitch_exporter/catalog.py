@@ -131,7 +131,8 @@ NETWORK_RECEIVE_BYTES = Metric(
 CONNECTIONS = Metric(
     name="picosnitch_connections_total",
     kind=Kind.COUNTER,
-    help="Connections opened and accepted; for datagrams, new pairs of socket and peer.",
+    help="Connections opened and accepted; for datagrams, pairs of socket and peer, "
+    "anew after a minute of silence.",
     labels=("protocol", "scope", "direction"),
     of_executable=True,
     otlp_name="picosnitch.network.connections",
