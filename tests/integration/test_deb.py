@@ -42,14 +42,16 @@ getent passwd picosnitch-exporter
 picosnitch-exporter --version
 man -w picosnitch-exporter
 picosnitch-exporter run --web.listen-address=127.0.0.1:PORT 2>/tmp/said &
+exporter=$!
+trap 'kill -KILL "$exporter" 2>/dev/null || :' EXIT
 tries=0
 until curl -sf http://127.0.0.1:PORT/-/ready; do
 	tries=$((tries + 1))
 	[ "$tries" -lt 300 ] || { cat /tmp/said; exit 1; }
 	sleep 0.1
 done
-kill -TERM $!
-wait $!
+kill -TERM "$exporter"
+wait "$exporter"
 echo "kept: $(ls -d /sys/fs/bpf/picosnitch*)"
 dpkg -i /tmp/package.deb
 dpkg -r picosnitch-exporter
