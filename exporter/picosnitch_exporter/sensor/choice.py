@@ -16,7 +16,6 @@ from picosnitch_exporter.errors import (
 )
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import btf
-from picosnitch_exporter.sensor.bcc.plan import BccPlan
 from picosnitch_exporter.sensor.libbpf import Library
 from picosnitch_exporter.sensor.object_hooks import FEXIT, TRACEPOINT
 from picosnitch_exporter.sensor.object_plan import ObjectPlan
@@ -34,10 +33,9 @@ def all_plans(library: Library, settings: BpfSettings) -> tuple[Plan, ...]:
     pages = settings.ring_buffer_pages
     sets = (TRACEPOINT, FEXIT)
     names = btf.look_up(library, (hook for programs in sets for hook in programs.hooks))
-    objects = (
+    return tuple(
         ObjectPlan(programs, library=library, names=names, ring_pages=pages) for programs in sets
     )
-    return (*objects, BccPlan(library=library, ring_pages=pages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
