@@ -11,7 +11,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-OBJECT = Path("exporter/picosnitch_exporter/sensor/picosnitch.bpf.o")
+BUILT = (
+    Path("exporter/picosnitch_exporter/sensor/picosnitch.bpf.o"),
+    Path("exporter/picosnitch_exporter/sensor/picosnitch.bcc.c"),
+)
 
 
 class BpfBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -26,9 +29,10 @@ class BpfBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         # The object is Python-independent, but bound to the machine: PT_REGS layouts differ.
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"
-        if version != "editable":  # an editable install reads it from the source tree
-            packaged = OBJECT.relative_to("exporter").as_posix()
-            build_data["force_include"][str(root / OBJECT)] = packaged
+        if version != "editable":  # an editable install reads them from the source tree
+            for path in BUILT:
+                packaged = path.relative_to("exporter").as_posix()
+                build_data["force_include"][str(root / path)] = packaged
 
     def _make(self, folder: Path) -> None:
         make = shutil.which("make")

@@ -143,6 +143,22 @@ class BpfLink:
         self.descriptor = descriptor
         self._iterator: int | None = None
 
+    @classmethod
+    def to_cgroup(
+        cls, library: Library, name: str, program: int, *, cgroup: int, attach_type: int
+    ) -> Self:
+        """Attaches a program, by its descriptor, to the cgroup of another.
+
+        Raises
+        ------
+        KernelError
+            if the kernel refuses it.
+        """
+        descriptor = library.call.bpf_link_create(program, cgroup, attach_type, None)
+        if descriptor < 0:
+            raise library.fail(f"program {name} can't be attached to the cgroup")
+        return cls(library, name, descriptor)
+
     @property
     def is_stopped(self) -> bool:
         """The iterator program has stopped the last run, which the next one continues."""

@@ -37,6 +37,12 @@ def cgroup1_hierarchy(procfs: Procfs | None = None) -> tuple[int, int]:
     return controller, hierarchy
 
 
+def cgroup1_controller(procfs: Procfs | None = None) -> tuple[str, int]:
+    """The same with the controller's name, which is empty where there is none."""
+    name, _controller, hierarchy = _choose(procfs or Procfs())
+    return name, hierarchy
+
+
 def _choose(procfs: Procfs) -> tuple[str, int, int]:
     hierarchies = procfs.cgroup1_hierarchies()
     for name, controller in _CONTROLLERS.items():

@@ -103,6 +103,11 @@ class Control:
         self._words[_LATE_PROCESSES] = 0
         return is_raised
 
+    @property
+    def is_introducing_late(self) -> bool:
+        """Whether `introduce_again` speaks of those only that found no room in the ring."""
+        return bool(self._words[_INTRODUCE_LATE])
+
     def set_introducing_late(self, *, is_late: bool) -> None:
         """Whether `introduce_again` speaks of those only."""
         self._words[_INTRODUCE_LATE] = is_late
@@ -126,3 +131,8 @@ class Control:
     def set_expiring(self, *, is_expiring: bool) -> None:
         """Whether the next drain of the flows counts idle rounds and removes idle ones."""
         self._words[_EXPIRE_FLOWS] = is_expiring
+
+    @property
+    def is_expiring(self) -> bool:
+        """Whether this drain of the flows does so."""
+        return bool(self._words[_EXPIRE_FLOWS])

@@ -32,7 +32,6 @@ CROWDED_SECONDS = 1.0
 """The same while more than half of the map is in use: a flood of peers is forgotten in seconds."""
 UNSEEN_SECONDS = 15.0
 """Between two looks for sockets whose bytes no hook can see, among all open files."""
-_CAPACITY = {"flows": 131_072, "fallback": 65_536}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +129,9 @@ class Drain:
         self.durations: list[float] = []
         self._expired_at = 0.0
         self._next_look = time.monotonic() + UNSEEN_SECONDS  # the loader has just looked
+        self._capacity = {
+            name: side.maps[name].info().max_entries for name in ("flows", "fallback")
+        }
         self._order = deque(("fallback", "sockets", "flows"))
         self._entries: dict[str, int] = {}
         self._met: dict[str, int] = {}
@@ -141,7 +143,7 @@ class Drain:
         sockets, flows, fallback = side.control.take_dirty()
         started = time.monotonic()
         flow_count = side.control.flow_count
-        is_crowded = flow_count > _CAPACITY["flows"] // 2
+        is_crowded = flow_count > self._capacity["flows"] // 2
         period = CROWDED_SECONDS if is_crowded else EXPIRE_SECONDS
         is_expiring = flow_count > 0 and started >= self._expired_at + period
         side.control.set_expiring(is_expiring=is_expiring)
@@ -221,7 +223,7 @@ class Drain:
         counts = self._entries | {"flows": self._side.control.flow_count}
         for name in ("sockets", "flows", "fallback"):
             entries = counts.get(name, 0)
-            uses.append(MapUse(name=name, entries=entries, capacity=_CAPACITY.get(name, 0)))
+            uses.append(MapUse(name=name, entries=entries, capacity=self._capacity.get(name, 0)))
         return tuple(uses)
 
     def programs(self) -> tuple[ProgramUse, ...]:

@@ -67,7 +67,8 @@ class KernelSide:
     instance: int
     """Of the ring, see `pins.instance_of`."""
     maps: Mapping[str, BpfMap]
-    """At least counters, watched_devices and new_cgroups, as ebpf/maps.h defines them."""
+    """At least counters, watched_devices and new_cgroups, as ebpf/maps.h defines them; flows and
+    fallback, whose sizes are asked for."""
     iterators: Mapping[str, Runnable]
     """All of ITERATORS."""
     links: object
@@ -80,6 +81,8 @@ class KernelSide:
     """Where the programs are pinned; None where they end with this process."""
     missed_calls: Callable[[], int]
     """How many calls, so far, the kernel has not handed to a program that counts."""
+    detach: Callable[[], None] = lambda: None
+    """Takes out of the kernel what would outlive this process without being pinned."""
     refused_plans: tuple[tuple[str, str], ...] = ()
     """Better plans that this machine does not take, and why."""
     rests: list[Rest] = field(default_factory=list)

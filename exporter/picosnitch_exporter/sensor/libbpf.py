@@ -105,6 +105,7 @@ def _open_library() -> ctypes.CDLL:
         ("bpf_map__reuse_fd", integer, (pointer, integer)),
         ("bpf_link__fd", integer, (pointer,)),
         ("bpf_link__destroy", integer, (pointer,)),
+        ("bpf_link_create", integer, (integer, integer, integer, pointer)),
         ("bpf_iter_create", integer, (integer,)),
         ("bpf_obj_pin", integer, (integer, name)),
         ("bpf_obj_get", integer, (name,)),

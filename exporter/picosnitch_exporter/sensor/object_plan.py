@@ -246,6 +246,8 @@ def _attach_one(bpf: BpfObject, hook: Hook, cgroup: int) -> BpfLink:
             finally:
                 if over:
                     os.close(over.descriptor)
+        case _:
+            raise ValueError(hook.target)
 
 
 def _reusable_maps(bpf: BpfObject, pins: Pins) -> dict[str, BpfMap]:

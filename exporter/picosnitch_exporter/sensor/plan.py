@@ -33,6 +33,10 @@ class Target(Enum):
     FUNCTION = "function"
     CGROUP = "cgroup"
     ITERATOR = "iterator"
+    KPROBE = "kprobe"
+    KRETPROBE = "kretprobe"
+    RAW_TRACEPOINT = "raw tracepoint"
+    FILTER = "socket filter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

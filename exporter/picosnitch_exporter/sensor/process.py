@@ -123,6 +123,7 @@ class Sensor:
 
     def remove(self) -> None:
         """Takes everything out of the kernel: links are closed when the process ends."""
+        self._side.detach()
         if self._side.folder:
             remove(self._settings.bpf.pin_path)
 
