@@ -215,6 +215,33 @@ def test_hash_is_known_when_the_filesystem_was_mounted_after_the_start(
         run("umount", "--lazy", str(mounted))
 
 
+def test_hash_is_known_when_a_filesystem_gets_the_device_number_of_one_that_has_gone(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path
+) -> None:
+    """Its program is gone before anybody could look for it: only fanotify's event has it."""
+    devices = set()
+    for number in range(3):
+        mounted = tmp_path / f"mounted-{number}"
+        mounted.mkdir()
+        run("mount", "-t", "tmpfs", "none", str(mounted))
+        try:
+            devices.add(mounted.stat().st_dev)
+            stays = shared_generator.copy("stays", folder=mounted)
+            vanishes = shared_generator.copy("vanishes", folder=mounted)
+            with sink(shared_generator) as port:
+                shoot(stays, port, 10)
+                exporter.await_accounts({stays.sha256: sent(10)})
+                with vanishes.start("oneshot", port=port, bytes=5, start="stdin") as running:
+                    running.ready()
+                    vanishes.path.unlink()
+                    running.go()
+                    running.done()
+            exporter.await_accounts({vanishes.sha256: sent(5)})
+        finally:
+            run("umount", str(mounted))
+    assert len(devices) < 3
+
+
 def test_hash_is_known_when_the_file_is_on_an_overlay(
     exporter: Exporter, shared_generator: Generator, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ class ExecWatch:
         self._known: OrderedDict[FileIdentity, _Known] = OrderedDict()
         self._filesystems: dict[int, str] = {}
         self._refused: set[int] = set()
+        self._own_devices: set[int] = set()
         self._scanned_ns = 0
         self._read_ns = 0
         self.mounts_descriptor = procfs.open_mounts()
@@ -103,16 +104,31 @@ class ExecWatch:
             self._watch_mounts(pid)
 
     def watch_own_mounts(self) -> None:
-        """Marks what was mounted in this mount namespace; to be called when that has changed."""
-        self._watch_mounts("self")
+        """Marks what is mounted in this mount namespace; to be called when that has changed.
 
-    def _watch_mounts(self, pid: int | str) -> None:
+        All of it: a filesystem takes its mark along, and leaves its device number to the next one.
+        """
+        mounted = {mount.device for mount in self._procfs.mounts()}
+        for device in self._own_devices - mounted:
+            self._forget_filesystem(device)
+        self._own_devices = mounted
+        self._watch_mounts("self", done=set())
+
+    def _forget_filesystem(self, device: int) -> None:
+        """It may live on in another mount namespace: what runs there is told of at once."""
+        if self._filesystems.pop(device, None) is not None and self._watched_devices is not None:
+            self._watched_devices.delete(_DEVICE_KEY.pack(device))
+
+    def _watch_mounts(self, pid: int | str, *, done: set[int] | None = None) -> None:
+        """Marks what a process sees, but for the devices that are done; they are added there."""
+        done = set(self._filesystems) if done is None else done
         for mount in self._procfs.mounts(pid):
-            if mount.filesystem in PSEUDO_FILESYSTEMS or mount.device in self._filesystems:
+            if mount.filesystem in PSEUDO_FILESYSTEMS or mount.device in done:
                 continue
             base = b"" if pid == "self" else os.fsencode(self._procfs.root / str(pid) / "root")
             path = base + os.fsencode(mount.mount_point)
             if self._mark(path):
+                done.add(mount.device)
                 self._filesystems[mount.device] = mount.filesystem
                 self._note_watched(mount.device)
                 self._refused.discard(mount.device)
