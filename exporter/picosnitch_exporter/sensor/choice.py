@@ -16,6 +16,7 @@ from picosnitch_exporter.errors import (
 )
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import btf
+from picosnitch_exporter.sensor.bcc.plan import BccPlan
 from picosnitch_exporter.sensor.libbpf import Library
 from picosnitch_exporter.sensor.object_hooks import FEXIT, TRACEPOINT
 from picosnitch_exporter.sensor.object_plan import ObjectPlan
@@ -33,9 +34,10 @@ def all_plans(library: Library, settings: BpfSettings) -> tuple[Plan, ...]:
     pages = settings.ring_buffer_pages
     sets = (TRACEPOINT, FEXIT)
     names = btf.look_up(library, (hook for programs in sets for hook in programs.hooks))
-    return tuple(
+    objects = (
         ObjectPlan(programs, library=library, names=names, ring_pages=pages) for programs in sets
     )
+    return (*objects, BccPlan(library=library, ring_pages=pages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +67,9 @@ class Choice:
         self.refused: list[Refusal] = []
         """In the order in which they were tried."""
         self._plans: list[Plan] = []
-        candidates = [plan for plan in known if wanted in {AUTO, plan.name}]
-        if not candidates:
-            names = ", ".join(plan.name for plan in known)
-            raise RequirementError(
-                f"bpf.plan: {wanted} is not built yet, only {names} is: set it to auto"
-            )
-        for plan in candidates:
+        for plan in known:
+            if wanted not in {AUTO, plan.name}:
+                continue
             try:
                 plan.require()
             except RequirementError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from picosnitch_exporter.errors import RequirementError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import mounts, requirements
+from picosnitch_exporter.sensor.bcc.plan import remove_leftovers
 from picosnitch_exporter.sensor.choice import Choice, all_plans
 from picosnitch_exporter.sensor.kernel_side import KernelSide
 from picosnitch_exporter.sensor.libbpf import Library
@@ -110,6 +111,7 @@ class Loader:
         RequirementError
             if an exporter is running with them.
         """
+        remove_leftovers()
         root = self._settings.pin_path
         if not root.exists():
             return False

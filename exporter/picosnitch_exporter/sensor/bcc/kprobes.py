@@ -100,5 +100,9 @@ class Kprobes:
                 with contextlib.suppress(OSError):
                     self._write(f"-:{found[1]}")
 
+    def close(self) -> None:
+        """Gives the descriptor back; what was added stays."""
+        os.close(self._descriptor)
+
     def _write(self, command: str) -> None:
         os.write(self._descriptor, f"{command}\n".encode())

@@ -164,6 +164,14 @@ class BccPlan:
         return tuple(links)
 
 
+def remove_leftovers() -> None:
+    """Removes the probes that killed exporters have left, which count nothing."""
+    with contextlib.suppress(RequirementError, OSError):
+        probes = Kprobes(find_tracefs(), pid=os.getpid())
+        probes.remove_stale()
+        probes.close()
+
+
 def _require_headers(modules: Path, in_kernel: Path) -> None:
     release = platform.release()
     build = modules / release / "build"
