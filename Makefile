@@ -26,7 +26,10 @@ BROWSER       := $(shell . /etc/os-release 2>/dev/null && [ "$$ID" != debian ] |
 TEST_PACKAGES := $(TEST_SERVERS) dbus e2fsprogs iproute2 gcc libc6-dev openssl procps tmux \
 	util-linux bash-completion fish groff-base man-db zsh $(BROWSER)
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
-VM_PACKAGES := cpio debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap qemu-system-x86 util-linux
+VM_PACKAGES := cpio debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap qemu-system-x86 \
+	util-linux xz-utils
+# For ARGS=6.12-arm64.
+ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm qemu-user-static
 LINT_PACKAGES := clang-format shellcheck
 
 # Where `make install` puts things; the unit names the same places.
@@ -197,7 +200,7 @@ packages-run:
 packages-test:
 	$(call install_packages,$(TEST_PACKAGES))
 packages-vm:
-	$(call install_packages,$(VM_PACKAGES))
+	$(call install_packages,$(VM_PACKAGES) $(if $(findstring arm64,$(ARGS)),$(ARM64_PACKAGES)))
 packages-lint:
 	$(call install_packages,$(LINT_PACKAGES))
 
