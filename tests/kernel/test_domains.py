@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.exporter import Exporter, poll
+from tests.kernel.exporter import Exporter, Settings, poll
 from tests.kernel.network import run
 
 HERE = Path(__file__).parent
@@ -165,7 +165,7 @@ def test_name_is_not_in_the_log_when_asked_for_in_another_namespace(
 
 @pytest.fixture(scope="module")
 def watching(privileges: None) -> Iterator[Exporter]:  # noqa: ARG001 - before it is started
-    settings = {"log": {"write_limit_seconds": 1}, "bpf": {"getaddrinfo": True}}
+    settings: Settings = {"log": {"write_limit_seconds": 1}, "bpf": {"getaddrinfo": True}}
     with Exporter.start(settings) as running:
         yield running
 
