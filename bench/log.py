@@ -2,194 +2,187 @@
 
 ::
 
-    .venv/bin/python -m bench.log [--rows N]... [--servers]
+    sudo .venv/bin/python -m bench.log [--rows N]... [--no-servers]
 
-With --servers, PostgreSQL and MariaDB are started in temporary folders and measured as well.
+SQLite at each of the sizes, all rows within one day; beside it picosnitch's published schema
+written the obvious way; PostgreSQL and MariaDB, started in temporary folders, through the drivers
+as the exporter uses them.
 """
 
 import argparse
-import random
+import contextlib
 import resource
-import sys
+import sqlite3
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench import rounds
+from bench.plain_log import PlainLog
+from bench.rows import BATCH_ROWS, DAY_SECONDS, commit_of, traffic
 from picosnitch_exporter.log.reader import BYTES, LogReader, Result
 from picosnitch_exporter.log.remote import RemoteLog
 from picosnitch_exporter.log.selection import Selection
 from picosnitch_exporter.log.server import sessions_of
 from picosnitch_exporter.log.sqlite import Database
-from picosnitch_exporter.model import NO_PROGRAM, Commit, Direction, LogRow, Program, Sha256
+from picosnitch_exporter.model import LogRow
 from picosnitch_exporter.settings import ServerSettings
-from tests.database_servers import mariadb, postgresql
+from tests.database_servers import DatabaseServer, mariadb, postgresql
 
-DAY_SECONDS = 86_400
-EXECUTABLES = 300
-ADDRESSES = 20_000
-BATCH_ROWS = 10_000
+DEFAULT_ROWS = (1_000_000, 10_000_000)
+PLAIN_ROWS = 1_000_000
+SERVER_BATCHES = 30
+QUERY_ROUNDS = 5
+ROWS_A_SECOND, BYTES_A_ROW = "rows a second", "bytes a row"
+TOP_TEN = "top ten executables of the last day, ms"
 
 
 def main() -> None:
-    """Prints one line for each number."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, action="append", help="default: 1 and 10 million")
-    parser.add_argument("--servers", action="store_true")
+    parser.add_argument("--no-servers", action="store_true")
     arguments = parser.parse_args()
+    sizes = sorted(arguments.rows or DEFAULT_ROWS)
+    rounds.head("log", "rows", "what", "figure")
     with tempfile.TemporaryDirectory() as folder:
-        measure_sqlite(Path(folder), sorted(arguments.rows or [1_000_000, 10_000_000]))
-    if arguments.servers:
-        measure_servers()
+        for size, values in sqlite_figures(Path(folder), sizes):
+            _print("SQLite", size, values)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        rounds.row("SQLite", f"{sizes[-1]:,}", "most memory of the process, MB", f"{peak:.0f}")
+        size = min(PLAIN_ROWS, sizes[-1])
+        values = plain_figures(Path(folder) / "plain.db", size)
+        _print("published schema, the obvious way", size, values)
+    if not arguments.no_servers:
+        for kind in (postgresql, mariadb):
+            with kind() as server:
+                rate = server_rate(server)
+            size = SERVER_BATCHES * BATCH_ROWS
+            rounds.row(server.kind, f"{size:,}", ROWS_A_SECOND, f"{rate:,.0f}")
 
 
-def measure_sqlite(folder: Path, totals: list[int]) -> None:
-    """One database that grows, with all rows within one day."""
+def sqlite_figures(folder: Path, sizes: list[int]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Of one database that grows, at each size: figures by name."""
     path = folder / "snitch.db"
     database = Database(path, boot_id="bench")
-    end = int(time.time())
-    begin = end - DAY_SECONDS
-    batches = traffic(begin, DAY_SECONDS * BATCH_ROWS / totals[-1])
+    batches = _day(sizes[-1])
     written = 0
-    for total in totals:
-        seconds = 0.0
-        before = written
-        while written < total:
+    for size in sizes:
+        rates = []
+        while written < size:
             commit = commit_of(next(batches))
             started = time.perf_counter()
             database.commit(commit)
-            seconds += time.perf_counter() - started
+            rates.append(len(commit.rows) / (time.perf_counter() - started))
             written += len(commit.rows)
-        rate = (written - before) / seconds
-        say(f"sqlite rows_a_second rows={written} value={rate:.0f}")
-        say(f"sqlite bytes_a_row rows={written} value={path.stat().st_size / written:.1f}")
-        measure_queries(path, written)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    say(f"sqlite peak_resident_mib value={peak:.0f}")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        figures = {
+            ROWS_A_SECOND: statistics.median(rates),
+            BYTES_A_ROW: path.stat().st_size / written,
+        }
+        yield written, figures | query_figures(path)
     database.close()
 
 
-def measure_queries(path: Path, rows: int) -> None:
-    """The median of a few runs of each query."""
-    since = int(time.time()) - DAY_SECONDS + 123
+def query_figures(path: Path) -> dict[str, float]:
+    """The median of some runs of each query, in ms."""
+    since = _yesterday()
     day = Selection(since=since)
+    of_one = Selection(since=since, executable="program7")
     queries: dict[str, Callable[[LogReader], Result]] = {
-        "top_ten_of_the_day": lambda log: log.sums(day, by=("exe",), sort=BYTES, limit=10),
-        "top_ten_from_rows": lambda log: log.sums(day, by=("exe", "user"), sort=BYTES, limit=10),
-        "domains_of_one": lambda log: log.sums(
-            Selection(since=since, executable="program7"),
-            by=("domain",),
-            sort=BYTES,
-            limit=10,
+        TOP_TEN: lambda log: log.sums(day, by=("exe",), sort=BYTES, limit=10),
+        "the same by user, which no roll-up has, ms": lambda log: log.sums(
+            day, by=("exe", "user"), sort=BYTES, limit=10
         ),
-        "latest_hundred": lambda log: log.rows(Selection(), limit=100),
+        "domains of one executable, ms": lambda log: log.sums(
+            of_one, by=("domain",), sort=BYTES, limit=10
+        ),
+        "the latest hundred rows, ms": lambda log: log.rows(Selection(), limit=100),
     }
     reader = LogReader(path)
-    medians = {}
-    for name, query in queries.items():
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            list(query(reader).rows)
-            times.append(time.perf_counter() - started)
-        medians[name] = sorted(times)[2]
-        say(f"sqlite query={name} rows={rows} milliseconds={1000 * medians[name]:.1f}")
+    found = {
+        name: _median_milliseconds(lambda query=query: list(query(reader).rows))  # type: ignore[misc]
+        for name, query in queries.items()
+    }
     reader.close()
-    ratio = medians["top_ten_from_rows"] / medians["top_ten_of_the_day"]
-    say(f"sqlite roll_up_gain rows={rows} times={ratio:.0f}")
+    return found
 
 
-def measure_servers() -> None:
-    """Rows a second through the drivers, as the exporter uses them."""
-    for kind in (postgresql, mariadb):
-        with kind() as server:
-            server.query("CREATE DATABASE log")
-            if server.kind == "postgresql":
-                server.query("CREATE ROLE bench SUPERUSER LOGIN PASSWORD 'bench'")
-            else:
-                server.query("CREATE USER bench IDENTIFIED BY 'bench'")
-                server.query("GRANT ALL ON log.* TO bench")
-            settings = ServerSettings(
-                client="psycopg" if server.kind == "postgresql" else "pymysql",
-                parameters=(
-                    ("host", "127.0.0.1"),
-                    ("port", server.port),
-                    ("user", "bench"),
-                    ("password", "bench"),
-                    ("database", "log"),
-                ),
-            )
-            log = RemoteLog.connect(sessions_of(settings), table_name="connections", host="bench")
-            batches = traffic(int(time.time()) - DAY_SECONDS, 10)
-            rates = []
-            for number in range(30):
-                rows = next(batches)
-                started = time.perf_counter()
-                log.deliver(number.to_bytes(16, "big"), rows)
-                rates.append(len(rows) / (time.perf_counter() - started))
-            log.close()
-            say(f"{server.kind} rows_a_second value={sorted(rates)[len(rates) // 2]:.0f}")
+def plain_figures(path: Path, size: int) -> dict[str, float]:
+    """The same of the plain log."""
+    log = PlainLog(path)
+    batches = _day(size)
+    rates = []
+    for _ in range(size // BATCH_ROWS):
+        rows = next(batches)
+        started = time.perf_counter()
+        log.write(rows)
+        rates.append(len(rows) / (time.perf_counter() - started))
+    figures = {
+        ROWS_A_SECOND: statistics.median(rates),
+        BYTES_A_ROW: path.stat().st_size / size,
+        TOP_TEN: _median_milliseconds(lambda: log.top_ten(_yesterday())),
+    }
+    log.close()
+    return figures
 
 
-def say(line: str) -> None:
-    """Prints a line at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def commit_of(rows: tuple[LogRow, ...]) -> Commit:
-    """Rows as a commit, with nothing else."""
-    return Commit(
-        rows=rows,
-        totals=(),
-        executables=(),
-        files=(),
-        journal_segment=1,
-        ring_instance=1,
-        ring_position=1,
+def server_rate(server: DatabaseServer) -> float:
+    """Rows a second through the driver."""
+    server.query("CREATE DATABASE log")
+    if server.kind == "postgresql":
+        server.query("CREATE ROLE bench SUPERUSER LOGIN PASSWORD 'bench'")
+    else:
+        server.query("CREATE USER bench IDENTIFIED BY 'bench'")
+        server.query("GRANT ALL ON log.* TO bench")
+    settings = ServerSettings(
+        client="psycopg" if server.kind == "postgresql" else "pymysql",
+        parameters=(
+            ("host", "127.0.0.1"),
+            ("port", server.port),
+            ("user", "bench"),
+            ("password", "bench"),
+            ("database", "log"),
+        ),
     )
+    log = RemoteLog.connect(sessions_of(settings), table_name="connections", host="bench")
+    batches = _day(SERVER_BATCHES * BATCH_ROWS)
+    rates = []
+    for number in range(SERVER_BATCHES):
+        rows = next(batches)
+        started = time.perf_counter()
+        log.deliver(number.to_bytes(16, "big"), rows)
+        rates.append(len(rows) / (time.perf_counter() - started))
+    log.close()
+    return statistics.median(rates)
 
 
-def traffic(begin: int, step_seconds: float) -> Iterator[tuple[LogRow, ...]]:
-    """Batches of rows, each a step later, of some busy executables and many quiet ones."""
-    source = random.Random(1)  # noqa: S311 repeatable
-    programs = [
-        Program(
-            exe=f"/usr/bin/program{number}",
-            name=f"program{number}",
-            cmdline=f"program{number} --serve",
-            sha256=Sha256(f"{number:064x}"),
-        )
-        for number in range(EXECUTABLES)
-    ]
-    when = float(begin)
-    while True:
-        yield tuple(_row(source, programs, int(when)) for _ in range(BATCH_ROWS))
-        when += step_seconds
+def _print(log: str, size: int, values: dict[str, float]) -> None:
+    for what, value in values.items():
+        rounds.row(log, f"{size:,}", what, f"{value:,.0f}" if value >= 1000 else f"{value:.1f}")
 
 
-def _row(source: random.Random, programs: list[Program], when: int) -> LogRow:
-    program = programs[min(int(source.expovariate(0.05)), len(programs) - 1)]
-    peer = int(source.expovariate(0.001)) % ADDRESSES
-    return LogRow(
-        contime=when,
-        send_bytes=source.randrange(100_000),
-        receive_bytes=source.randrange(1_000_000),
-        events=source.randrange(1, 50),
-        program=program,
-        parent=programs[0],
-        grandparent=NO_PROGRAM,
-        uid=1000,
-        protocol="tcp",
-        direction=Direction.OUTBOUND,
-        local_port=source.randrange(32_768, 61_000),
-        remote_port=443,
-        local_address="10.0.0.2",
-        remote_address=f"198.51.{peer >> 8}.{peer & 255}",
-        domain=f"com.example.host{peer}",
-        netns=4_026_531_840,
-        container="",
-    )
+def _day(rows: int) -> Iterator[tuple[LogRow, ...]]:
+    """Batches that fill the last day when there are so many rows."""
+    step_seconds = DAY_SECONDS * BATCH_ROWS / rows
+    return traffic(int(time.time() - DAY_SECONDS + step_seconds / 2), step_seconds)
+
+
+def _yesterday() -> int:
+    """No whole hour, so that a roll-up by the hour does not answer alone."""
+    return int(time.time()) - DAY_SECONDS + 123
+
+
+def _median_milliseconds(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(QUERY_ROUNDS):
+        started = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -1,58 +1,51 @@
-"""Memory of all processes (PSS), CPU while idle, and time to readiness.
+"""Memory of all processes (PSS), beside that of other tools; time to readiness.
 
 ::
 
-    sudo .venv/bin/python -m bench.memory [EXECUTABLES]
+    sudo .venv/bin/python -m bench.memory [ROUNDS [EXECUTABLES]]
 """
 
-import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
+from bench import rivals, rounds
+from bench.loops import ROOT
 from bench.running import Running
+from bench.usage import family, pss_megabytes
 
 SETTLE_SECONDS = 12.0
 """Longer than the write limit: a commit lies in between."""
-IDLE_SECONDS = 30.0
-TICKS = os.sysconf("SC_CLK_TCK")
+GIVEN_BACK_SECONDS = 62.0
+"""Longer than it takes until free memory goes back to the system."""
+NOWHERE = "http://127.0.0.1:9"
+START, IDLE, AFTER = "start to ready, s", "idle", "after the executables"
+DEFAULT_ROUNDS, DEFAULT_EXECUTABLES = 3, 2000
 
 
-def pss_megabytes(pids: list[int]) -> float:
-    """Proportional set size, in MB of 1,000,000 bytes."""
-    kibibytes = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                kibibytes += int(line.split()[1])
-    return kibibytes * 1024 / 1e6
+def build_traffic(folder: Path) -> bytes:
+    """A program that sends a datagram; with other bytes at its end it is another executable."""
+    sources = sorted((ROOT / "tests/kernel/traffic").glob("*.c"))
+    subprocess.run(["cc", "-O2", "-pthread", "-o", folder / "traffic", *sources], check=True)
+    return (folder / "traffic").read_bytes()
 
 
-def cpu_seconds(pids: list[int]) -> float:
-    """User and system time so far."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS
-
-
-def talk(executables: int) -> None:
-    """Run so many distinct programs, each of which sends a datagram."""
-    root = Path(__file__).parent.parent
+def talk(executables: int, *, first: int = 0) -> None:
+    """Runs so many distinct programs, each of which sends a datagram."""
     folder = Path(tempfile.mkdtemp(prefix="picosnitch-bench-"))
     try:
-        sources = sorted((root / "tests/kernel/traffic").glob("*.c"))
-        subprocess.run(["cc", "-O2", "-pthread", "-o", folder / "traffic", *sources], check=True)
-        image = (folder / "traffic").read_bytes()
+        image = build_traffic(folder)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
             receiver.bind(("127.0.0.1", 0))
             port = receiver.getsockname()[1]
-            for number in range(executables):
+            for number in range(first, first + executables):
                 path = folder / f"program-{number}"
                 path.write_bytes(image + number.to_bytes(4, "little"))
                 path.chmod(0o755)
@@ -66,22 +59,45 @@ def talk(executables: int) -> None:
         shutil.rmtree(folder)
 
 
+def with_otlp() -> AbstractContextManager[Running]:
+    """An exporter that sends OTLP, to where nobody listens."""
+    return Running(settings=f"otlp: {{endpoint: '{NOWHERE}', interval_seconds: 5}}\n")
+
+
 def main() -> None:
     """Measure and print."""
-    executables = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    with Running.start() as exporter:
-        print("| what | figure |\n|---|---|")
-        print(f"| start to ready | {exporter.start_seconds:.2f} s |")
-        time.sleep(SETTLE_SECONDS)
-        print(f"| memory of all processes, idle | {pss_megabytes(exporter.pids()):.1f} MB |")
-        before = cpu_seconds(exporter.pids())
-        time.sleep(IDLE_SECONDS)
-        used = (cpu_seconds(exporter.pids()) - before) / IDLE_SECONDS
-        print(f"| CPU, idle (of one core) | {used:.2%} |")
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS
+    executables = int(sys.argv[2]) if len(sys.argv) > 2 else DEFAULT_EXECUTABLES
+    variants: dict[str, rounds.Variant] = {
+        "exporter, log on": Running.start,
+        "exporter, log and OTLP on": with_otlp,
+        "nethogs": rivals.nethogs,
+        "bpftrace, sum on the tracepoints": partial(rivals.bpftrace, rivals.ON_TRACEPOINTS),
+        "bcc's tcptop": rivals.tcptop,
+    }
+
+    def measure(given: object) -> Mapping[str, float]:
+        if isinstance(given, Running):
+            time.sleep(SETTLE_SECONDS)
+            return {START: given.start_seconds, IDLE: pss_megabytes(given.pids())}
+        assert isinstance(given, int)
+        return {IDLE: pss_megabytes(family(given))}
+
+    found = rounds.in_turns(variants, measure, rounds=number)
+    rounds.head(f"memory of all processes (PSS), MB, {number} rounds", "median", "min", "max")
+    for variant, values in found.values.items():
+        rounds.row(f"{variant}, idle", *rounds.spread(values[IDLE], digits=1))
+    with Running.start() as running:
         talk(executables)
-        time.sleep(SETTLE_SECONDS)
-        memory = pss_megabytes(exporter.pids())
-        print(f"| memory after {executables:,} executables | {memory:.1f} MB |")
+        time.sleep(GIVEN_BACK_SECONDS)
+        memory = f"{pss_megabytes(running.pids()):.1f}"
+    rounds.row(f"exporter, log on, after {executables:,} executables", memory, memory, memory)
+    print()
+    rounds.head("start to `/-/ready`, s", "median", "min", "max")
+    for variant, values in found.values.items():
+        if START in values:
+            rounds.row(variant, *rounds.spread(values[START]))
+    rounds.missing(found)
 
 
 if __name__ == "__main__":

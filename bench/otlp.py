@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from bench import rounds
 from picosnitch_exporter.model import Snapshot
 from tests.unit.snapshots import large_snapshot
 
@@ -39,7 +40,10 @@ def main() -> None:
         return
     from tests.otlp_receivers import grpc_receiver, http_receiver
 
-    print("protocol         points  batches  seconds  processor  longest wait  peak RSS  grown by")
+    rounds.head(
+        *("OTLP by", "points", "batches", "seconds", "of a processor", "longest wait, ms"),
+        *("most memory, MB", "of that for OTLP, MB"),
+    )
     with http_receiver() as http, grpc_receiver() as grpc:
         for protocol, receiver in zip(PROTOCOLS, (http, grpc), strict=True):
             for number in points:
@@ -97,11 +101,10 @@ def measure(points: int, *, url: str, protocol: str) -> None:
         longest = max(longest, time.perf_counter() - began - TICK_SECONDS)
     sender.close()
     best, processor = min(seconds)
-    print(
-        f"{protocol:14} {points:8,} {batches:8} {best:8.3f} {processor:10.3f}"
-        f" {longest * 1000:10.1f} ms {peak_bytes() / 1e6:6.1f} MB"
-        f" {(peak_bytes() - before_bytes) / 1e6:6.1f} MB",
-        flush=True,
+    rounds.row(
+        *(protocol, f"{points:,}", str(batches), f"{best:.3f}", f"{processor:.3f}"),
+        *(f"{longest * 1000:.1f}", f"{peak_bytes() / 1e6:.1f}"),
+        f"{(peak_bytes() - before_bytes) / 1e6:.1f}",
     )
 
 

@@ -14,15 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench.usage import family
 from picosnitch_exporter.sensor.libbpf import Library, get_pinned
 
 START_SECONDS = 60.0
 
 
 class Running:
-    """An exporter of its own, with its own storage, pins and port; removed at the end."""
+    """An exporter of its own, with its own storage, pins and port; removed at the end.
 
-    def __init__(self, *flags: str) -> None:
+    `settings` are lines of its configuration, `storage` is a folder that there is already.
+    """
+
+    def __init__(self, *flags: str, settings: str = "", storage: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="picosnitch-bench-"))
         self.folder.chmod(0o755)
         self.pins = Path(f"/sys/fs/bpf/picosnitch-bench-{secrets.token_hex(4)}")
@@ -32,11 +36,12 @@ class Running:
         config = self.folder / "config.yaml"
         config.write_text(
             f"bpf: {{pin_path: {self.pins}}}\nnotifications: {{desktop: false}}\n"
-            "metrics: {max_executables: 50000}\n"
+            f"metrics: {{max_executables: 50000}}\n{settings}"
         )
+        self.storage = storage or self.folder / "storage"
         started = time.monotonic()
         command = [sys.executable, "-m", "picosnitch_exporter", "run", f"--config.file={config}"]
-        command += [f"--storage.path={self.folder / 'storage'}", "--log.level=error"]
+        command += [f"--storage.path={self.storage}", "--log.level=error"]
         command += [f"--web.listen-address={self.address}", *flags]
         self.process = subprocess.Popen(command)
         while not self._is_ready():
@@ -71,12 +76,8 @@ class Running:
             return False
 
     def pids(self) -> list[int]:
-        """Both processes, and what they have started."""
-        found = [self.process.pid]
-        for pid in found:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            found.extend(int(child) for child in children)
-        return found
+        """All processes."""
+        return family(self.process.pid)
 
     def programs(self, library: Library) -> dict[str, int]:
         """Descriptors of its BPF programs."""

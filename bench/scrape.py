@@ -2,21 +2,30 @@
 
 ::
 
-    .venv/bin/python -m bench.scrape [SERIES...]
+    sudo .venv/bin/python -m bench.scrape [SERIES...]
 
-A series' labels are cached after its first scrape; what is printed is the best of some later ones.
+First whole scrapes of a running exporter, over HTTP, beside other exporters of Debian; then the
+rendering alone. A series' labels are cached after its first scrape: what is printed is the best of
+some later ones.
 """
 
 import gzip
+import statistics
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as ClientMetric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from bench import history, rivals, rounds
+from bench.running import Running
+from bench.usage import samples
 from picosnitch_exporter import catalog
 from picosnitch_exporter.model import Snapshot
 from picosnitch_exporter.outputs.prometheus import Exposition, compress
@@ -24,8 +33,19 @@ from picosnitch_exporter.outputs.self_metrics import render_own
 from picosnitch_exporter.state.health import Health
 from tests.unit.snapshots import large_snapshot
 
-DEFAULT_SERIES = (1_000, 10_000, 50_000)
+DEFAULT_SERIES = (2_000, 10_000, 50_000)
 ROUNDS = 5
+SCRAPES = 15
+BUSY_SECONDS = 17.0
+"""In which it is scraped without a pause; the sensor reports each 5 s."""
+OTHERS = {
+    "prometheus-node-exporter": ("127.0.0.1:19100", "--web.listen-address=127.0.0.1:19100"),
+    "prometheus-process-exporter": (
+        "127.0.0.1:19256",
+        "--web.listen-address=127.0.0.1:19256",
+        "-procnames=python3,bash,systemd",
+    ),
+}
 
 
 class PlainCollector(Collector):
@@ -124,19 +144,76 @@ def measure(series: int) -> str:
     )
 
 
+def milliseconds(address: str) -> tuple[float, int]:
+    """The median of some scrapes with gzip, and the number of samples."""
+    request = urllib.request.Request(
+        f"http://{address}/metrics", headers={"Accept-Encoding": "gzip"}
+    )
+    times = []
+    for _ in range(SCRAPES + 1):
+        start = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=60) as response:
+            body = response.read()
+            packed = response.headers.get("Content-Encoding") == "gzip"
+        times.append(1000 * (time.perf_counter() - start))
+    lines = (gzip.decompress(body) if packed else body).splitlines()
+    count = sum(1 for line in lines if line and not line.startswith(b"#"))
+    return statistics.median(times[1:]), count
+
+
+def drains_a_second(address: str) -> float:
+    """While somebody scrapes without a pause, between two reports of the sensor."""
+    name = "picosnitch_exporter_drain_duration_seconds_count"
+    reports: list[tuple[float, float]] = []
+    until = time.monotonic() + BUSY_SECONDS
+    last = samples(address)[name]
+    while time.monotonic() < until:
+        count = samples(address)[name]
+        if count != last:
+            last = count
+            reports.append((time.monotonic(), count))
+    (began, first), (ended, latest) = reports[0], reports[-1]
+    return (latest - first) / (ended - began)
+
+
+def measure_whole(series: list[int]) -> None:
+    """Print a row for each number of series, and for each other exporter."""
+    rounds.head(
+        "scrape over HTTP, gzip", "series", "ms", "µs a series", "drains a second meanwhile"
+    )
+    for number in series:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            storage = Path(folder) / "storage"
+            history.write(storage, series=number)
+            with Running(storage=storage) as running:
+                taken, count = milliseconds(running.address)
+                drains = drains_a_second(running.address)
+        cells = (f"{count:,}", f"{taken:.1f}", f"{1000 * taken / count:.1f}", f"{drains:.2f}")
+        rounds.row("picosnitch-exporter", *cells)
+    missing = {}
+    for name, (address, *flags) in OTHERS.items():
+        try:
+            with rivals.prometheus_exporter([name, *flags]):
+                taken, count = milliseconds(address)
+        except rivals.UnavailableError as error:
+            missing[name] = str(error)
+            continue
+        rounds.row(name, f"{count:,}", f"{taken:.1f}", f"{1000 * taken / count:.1f}", "")
+    rounds.missing(rounds.Found(missing=missing))
+
+
 def main() -> None:
-    """Print a row for each number of series."""
-    lines = [
-        (
-            "| series | client ms | here ms | ratio | client gzip ms | here gzip ms | ratio "
-            "| OpenMetrics ms | MB | MB gzip |"
-        ),
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for line in lines:
-        print(line)
-    for series in [int(text) for text in sys.argv[1:]] or DEFAULT_SERIES:
-        print(measure(series), flush=True)
+    """Print both tables."""
+    series = [int(text) for text in sys.argv[1:]] or list(DEFAULT_SERIES)
+    measure_whole(series)
+    print()
+    rounds.head(
+        *("series", "client ms", "here ms", "ratio", "client gzip ms", "here gzip ms", "ratio"),
+        *("OpenMetrics ms", "MB", "MB gzip"),
+    )
+    for number in series:
+        print(measure(number), flush=True)
 
 
 if __name__ == "__main__":

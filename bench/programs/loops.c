@@ -8,6 +8,15 @@
  *   loops bulk MEGABYTES     as much as there is
  *   loops connect COUNT      connect, accept, close
  *   loops exec COUNT         fork and exec of /bin/true
+ *   loops many COUNT         as udp, but each time from the next one of 10,000 sockets
+ *
+ * and, for so many seconds, load at a steady rate:
+ *
+ *   loops idle SECONDS       10,000 sockets that do nothing
+ *   loops busy SECONDS       10,000 sockets that send a datagram each second
+ *   loops closes SECONDS     1,000 connections a second, opened and closed
+ *
+ * A third argument sets another number of sockets, or of connections a second.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -16,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -23,9 +33,12 @@
 
 extern char **environ;
 
+static struct timespec start, end;
 static struct sockaddr_in address = { .sin_family = AF_INET };
 static socklen_t address_bytes = sizeof(address);
-static long rounds;
+static long rounds, sockets;
+
+#define STEPS 100 /* in which a second of steady load is spread */
 
 static void check(int failed, const char *what)
 {
@@ -108,23 +121,97 @@ static void tcp(void *(*other_end)(void *), size_t chunk, long count, int waits)
 	pthread_join(thread, NULL);
 }
 
-static void connections(void)
+static void connect_and_close(int listener)
+{
+	int client = socket(AF_INET, SOCK_STREAM, 0), server;
+	struct linger reset = { .l_onoff = 1 };
+
+	check(connect(client, (struct sockaddr *)&address, sizeof(address)), "connect");
+	server = accept(listener, NULL, NULL);
+	/* A reset leaves no TIME_WAIT, of which there are only so many. */
+	setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	close(client);
+	close(server);
+}
+
+static int listening(void)
 {
 	int listener = socket(AF_INET, SOCK_STREAM, 0);
-	struct linger reset = { .l_onoff = 1 };
 
 	bind_to_loopback(listener);
 	check(listen(listener, 128), "listen");
-	for (long i = 0; i < rounds; i++) {
-		int client = socket(AF_INET, SOCK_STREAM, 0), server;
+	return listener;
+}
 
-		check(connect(client, (struct sockaddr *)&address, sizeof(address)), "connect");
-		server = accept(listener, NULL, NULL);
-		/* A reset leaves no TIME_WAIT, of which there are only so many. */
-		setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-		close(client);
-		close(server);
+static void connections(void)
+{
+	int listener = listening();
+
+	for (long i = 0; i < rounds; i++)
+		connect_and_close(listener);
+}
+
+static int *open_senders(int *receiver)
+{
+	struct rlimit files = { sockets + 64, sockets + 64 };
+	int *senders = calloc(sockets, sizeof(*senders));
+
+	check(setrlimit(RLIMIT_NOFILE, &files), "as many open files");
+	*receiver = socket(AF_INET, SOCK_DGRAM, 0);
+	bind_to_loopback(*receiver);
+	for (long i = 0; i < sockets; i++) {
+		senders[i] = socket(AF_INET, SOCK_DGRAM, 0);
+		check(connect(senders[i], (struct sockaddr *)&address, sizeof(address)), "connect");
 	}
+	return senders;
+}
+
+static void many(void)
+{
+	char data[64] = { 0 };
+	int receiver, *senders = open_senders(&receiver);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (long i = 0; i < rounds; i++) {
+		send(senders[i % sockets], data, 64, 0);
+		recv(receiver, data, 64, 0);
+	}
+}
+
+/* What a hundredth of a second brings, for the given seconds. */
+static void steadily(void (*step)(long number, void *state), void *state)
+{
+	struct timespec next;
+
+	clock_gettime(CLOCK_MONOTONIC, &next);
+	for (long i = 0; i < rounds * STEPS; i++) {
+		step(i, state);
+		next.tv_nsec += 1000000000 / STEPS;
+		if (next.tv_nsec >= 1000000000) {
+			next.tv_nsec -= 1000000000;
+			next.tv_sec++;
+		}
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+	}
+}
+
+static void nothing(long number, void *state)
+{
+}
+
+static void some_sends(long number, void *state)
+{
+	char data[64] = { 0 };
+	int *senders = state;
+
+	for (long i = 0; i < sockets / STEPS; i++)
+		send(senders[(number * (sockets / STEPS) + i) % sockets], data, 64, MSG_DONTWAIT);
+}
+
+static void some_closes(long number, void *state)
+{
+	for (long i = 0; i < sockets / STEPS; i++)
+		connect_and_close(*(int *)state);
 }
 
 static void execs(void)
@@ -139,12 +226,28 @@ static void execs(void)
 	}
 }
 
+static int steady_load(const char *load)
+{
+	int descriptor, *senders;
+
+	if (!strcmp(load, "closes")) {
+		descriptor = listening();
+		steadily(some_closes, &descriptor);
+		return 1;
+	}
+	if (strcmp(load, "idle") && strcmp(load, "busy"))
+		return 0;
+	senders = open_senders(&descriptor);
+	steadily(strcmp(load, "idle") ? some_sends : nothing, senders);
+	return 1;
+}
+
 int main(int count, char **arguments)
 {
-	struct timespec start, end;
-	const char *loop = count == 3 ? arguments[1] : "";
+	const char *loop = count >= 3 ? arguments[1] : "";
 
-	rounds = count == 3 ? atol(arguments[2]) : 0;
+	rounds = count >= 3 ? atol(arguments[2]) : 0;
+	sockets = count == 4 ? atol(arguments[3]) : strcmp(loop, "closes") ? 10000 : 1000;
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (!strcmp(loop, "udp"))
 		udp(0);
@@ -158,7 +261,9 @@ int main(int count, char **arguments)
 		connections();
 	else if (!strcmp(loop, "exec"))
 		execs();
-	else
+	else if (!strcmp(loop, "many"))
+		many();
+	else if (!steady_load(loop))
 		return 2;
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	printf("%.1f\n",
