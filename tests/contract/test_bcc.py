@@ -53,7 +53,7 @@ def test_numbers_agree(text: str) -> None:
 
 def test_kernel_page_has_its_hooks_and_losses() -> None:
     _before, _heading, rest = PAGE.read_text("utf-8").partition("\n### Plan `bcc`\n")
-    section, _heading, _after = rest.partition("\n#")
+    section, _heading, _after = rest.partition("\n## ")
 
     assert [line for line in section.splitlines() if line.startswith("| `")] == [
         f"| `{hook.program}` | {hook.target.value}"

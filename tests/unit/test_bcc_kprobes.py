@@ -1,5 +1,6 @@
 """The commands that tracefs gets, with a folder of plain files in its place."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,17 @@ def test_told_of_the_kernel_when_it_has_no_kprobes(tmp_path: Path) -> None:
 def test_told_to_mount_when_there_is_no_tracefs(tmp_path: Path) -> None:
     with pytest.raises(RequirementError, match="mount -t tracefs"):
         find_tracefs((tmp_path,))
+
+
+def test_told_where_when_tracefs_is_shut_away(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As it is on a read-only mount, of which root may not be told otherwise.
+    monkeypatch.setattr("os.access", lambda _path, mode: mode != os.W_OK)
+
+    with pytest.raises(RequirementError, match=r"kprobe_events can't be written to"):
+        find_tracefs((folder,))
+
+
+def test_found_when_it_can_be_written_to(folder: Path) -> None:
+    assert find_tracefs((folder / "absent", folder)) == folder

@@ -25,10 +25,16 @@ def find_tracefs(folders: tuple[Path, ...] = _FOLDERS) -> Path:
     Raises
     ------
     RequirementError
-        if tracefs is not mounted, or the kernel has no kprobes.
+        if tracefs is not mounted or can't be written to, or the kernel has no kprobes.
     """
     for folder in folders:
-        if (folder / "kprobe_events").exists():
+        events = folder / "kprobe_events"
+        if events.exists():
+            if not os.access(events, os.W_OK):
+                raise RequirementError(
+                    f"no kprobe can be made, {events} can't be written to: run it as root, and "
+                    "open that folder where it is shut away (docs/kernels.md)"
+                )
             return folder
         if (folder / "available_events").exists():
             raise RequirementError(
