@@ -58,7 +58,7 @@ class Workloads:
         self.containers = Containers(self.cgroups, with_labels=self.with_labels, pods=pods)
         self._watch: PodWatch | None = None
         if access is not None and pods is not None:
-            # With HTTP and TLS, which nothing else needs: 1.7 MB.
+            # Only here: most machines are nodes of no cluster.
             from picosnitch_exporter.identity import kubernetes as api
 
             self._watch = api.PodWatch(
