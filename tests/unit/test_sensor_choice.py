@@ -70,6 +70,11 @@ def test_best_is_chosen_when_the_machine_takes_all() -> None:
     assert chosen("auto", FakePlan(name="a"), FakePlan(name="b")) == ("a", ())
 
 
+def test_nothing_is_said_of_a_worse_one_when_the_best_is_chosen() -> None:
+    plans = FakePlan(name="a"), FakePlan(name="b", lacking="no b here")
+    assert chosen("auto", *plans) == ("a", ())
+
+
 def test_next_is_chosen_and_the_reason_kept_when_something_is_lacking() -> None:
     plans = FakePlan(name="a", lacking="no a here"), FakePlan(name="b")
     assert chosen("auto", *plans) == ("b", (("a", "no a here"),))

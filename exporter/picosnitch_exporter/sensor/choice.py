@@ -66,6 +66,8 @@ class Choice:
         self._wanted = wanted
         self.refused: list[Refusal] = []
         """In the order in which they were tried."""
+        self._order = [plan.name for plan in known]
+        self._chosen = ""
         self._plans: list[Plan] = []
         for plan in known:
             if wanted not in {AUTO, plan.name}:
@@ -89,17 +91,21 @@ class Choice:
         """
         for plan in self._plans:
             try:
-                return attempt(plan)
+                result = attempt(plan)
             except DescriptorError:
                 raise
             except (KernelError, RequirementError) as error:
                 self.refused.append(Refusal(plan=plan.name, error=error))
                 _log.debug(Event("plan_refused", {"plan": plan.name, "error": str(error)}))
+            else:
+                self._chosen = plan.name
+                return result
         raise self._failure()
 
     def reasons(self) -> tuple[tuple[str, str], ...]:
-        """Plans that were refused, each with a line that says why."""
-        return tuple((refusal.plan, refusal.reason) for refusal in self.refused)
+        """Plans that were refused, as far as they are better than the chosen one, and why."""
+        worse = self._order[self._order.index(self._chosen) :] if self._chosen else []
+        return tuple((one.plan, one.reason) for one in self.refused if one.plan not in worse)
 
     def _failure(self) -> PicosnitchError:
         if self._wanted != AUTO:
