@@ -1,8 +1,8 @@
 """The rules of the web configuration file, always the newest that are right.
 
 Whether the file, or one that it names, has changed is looked at for every connection. One that has
-become wrong leaves the old rules in force. What reads it, YAML with it, is imported only where there
-is a file: it takes 1 MB of memory.
+become wrong leaves the old rules in force. What reads it, YAML with it, is imported only where
+there is a file: it takes 1 MB of memory.
 """
 
 import logging
