@@ -46,6 +46,7 @@ class Running:
         self.process = subprocess.Popen(command)
         while not self._is_ready():
             if self.process.poll() is not None or time.monotonic() > started + START_SECONDS:
+                self.__exit__(None, None, None)
                 raise SystemExit("the exporter did not start")
             time.sleep(0.01)
         self.start_seconds = time.monotonic() - started
