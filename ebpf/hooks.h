@@ -28,9 +28,12 @@ static __always_inline void read_named(struct bpf_sock_addr *context, bool is_ip
 
 static __always_inline int note_peer(struct bpf_sock_addr *context, bool is_ipv6)
 {
+	struct bpf_sock *sk = context->sk;
 	struct peer_note *note;
 
-	if (!is_active())
+	/* A connected socket has one peer, and nobody would take the note: this thread's next call on another socket
+	 * would find it. */
+	if (!is_active() || !sk || sk->dst_port)
 		return 1;
 	note = make_note();
 	if (!note)
