@@ -23,7 +23,7 @@ RUN_PACKAGES  := clang llvm libbpf-dev libbpf1 libseccomp2 linux-libc-dev make p
 TEST_SERVERS  := postgresql mariadb-server prometheus prometheus-alertmanager
 # 121 MB to fetch, 440 MB on the disk. Ubuntu has no package of it, only a snap.
 BROWSER       := $(shell . /etc/os-release 2>/dev/null && [ "$$ID" != debian ] || echo chromium chromium-driver)
-TEST_PACKAGES := $(TEST_SERVERS) dbus e2fsprogs iproute2 gcc libc6-dev openssl procps tmux \
+TEST_PACKAGES := $(TEST_SERVERS) btrfs-progs dbus e2fsprogs iproute2 gcc libc6-dev openssl procps tmux \
 	util-linux bash-completion fish groff-base man-db zsh $(BROWSER)
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
 VM_PACKAGES := cpio debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap qemu-system-x86 \
