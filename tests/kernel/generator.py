@@ -11,6 +11,7 @@ TrafficError                 a program failed, or missed its deadline
 """
 
 import hashlib
+import itertools
 import json
 import os
 import select
@@ -247,7 +248,8 @@ class Generator:
     def __init__(self, *, folder: Path, binary: bytes) -> None:
         self.folder = folder
         self._binary = binary
-        self._copies = 0
+        # Copies are made by several threads at once.
+        self._numbers = itertools.count(1)
 
     @classmethod
     def build(cls, folder: Path, *, static: bool = False) -> Self:
@@ -269,10 +271,10 @@ class Generator:
 
     def copy(self, name: str, *, folder: Path | None = None) -> Program:
         """Write a copy with a hash of its own; elsewhere if a folder is given."""
-        self._copies += 1
+        number = next(self._numbers)
         # Behind the end of an ELF file the loader reads nothing.
-        content = self._binary + f"\n{name} {self._copies} {os.getpid()}\n".encode()
-        path = (folder or self.folder) / f"{name}-{self._copies}"
+        content = self._binary + f"\n{name} {number} {os.getpid()}\n".encode()
+        path = (folder or self.folder) / f"{name}-{number}"
         path.write_bytes(content)
         path.chmod(0o755)
         return Program(path=path, sha256=hashlib.sha256(content).hexdigest())

@@ -14,31 +14,29 @@
 #define FRAME_SIZE 2048
 #define FRAMES	   64
 
-static void *map_ring(int fd, size_t size, off_t offset)
+/* The transmit ring. Linux 6.1 maps none of a socket that is bound. */
+static char *map_ring(int fd, struct xdp_mmap_offsets *offsets)
 {
-	void *ring =
-		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
+	socklen_t length = sizeof(*offsets);
+	void *ring;
 
+	if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, offsets, &length))
+		fail("XDP_MMAP_OFFSETS");
+	ring = mmap(NULL, offsets->tx.desc + FRAMES * sizeof(struct xdp_desc),
+		    PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, XDP_PGOFF_TX_RING);
 	if (ring == MAP_FAILED)
 		fail("mmap of the AF_XDP ring");
 	return ring;
 }
 
 /* Sends count= frames of size= bytes through the transmit ring; the kick itself returns 0. */
-static void transmit(int fd, char *memory, uint64_t count)
+static void transmit(int fd, char *memory, char *ring, const struct xdp_mmap_offsets *offsets)
 {
-	struct xdp_mmap_offsets offsets;
-	socklen_t length = sizeof(offsets);
+	struct xdp_desc *descriptors = (struct xdp_desc *)(ring + offsets->tx.desc);
+	uint32_t *producer = (uint32_t *)(ring + offsets->tx.producer);
 	uint32_t size = (uint32_t)option_number("size", 100);
-	struct xdp_desc *descriptors;
-	uint32_t *producer;
-	char *ring;
+	uint64_t count = option_number("count", 0);
 
-	if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &offsets, &length))
-		fail("XDP_MMAP_OFFSETS");
-	ring = map_ring(fd, offsets.tx.desc + FRAMES * sizeof(*descriptors), XDP_PGOFF_TX_RING);
-	descriptors = (struct xdp_desc *)(ring + offsets.tx.desc);
-	producer = (uint32_t *)(ring + offsets.tx.producer);
 	if (count > FRAMES)
 		fail_usage("more than the ring holds", "count");
 	for (uint32_t i = 0; i < count; i++) {
@@ -68,6 +66,8 @@ void run_xdp(int unused)
 		.sxdp_ifindex = interface_index(),
 		.sxdp_flags = XDP_COPY,
 	};
+	struct xdp_mmap_offsets offsets;
+	char *ring;
 
 	(void)unused;
 	if (fd < 0)
@@ -79,11 +79,12 @@ void run_xdp(int unused)
 	socket_set(fd, SOL_XDP, XDP_UMEM_FILL_RING, entries, "XDP_UMEM_FILL_RING");
 	socket_set(fd, SOL_XDP, XDP_UMEM_COMPLETION_RING, entries, "XDP_UMEM_COMPLETION_RING");
 	socket_set(fd, SOL_XDP, XDP_TX_RING, entries, "XDP_TX_RING");
+	ring = map_ring(fd, &offsets);
 	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)))
 		fail_feature("bind AF_XDP");
 	report_ready(0);
 	wait_for_start();
-	transmit(fd, memory, option_number("count", 0));
+	transmit(fd, memory, ring, &offsets);
 	report_totals("done");
 	if (option_number("hold", 0))
 		wait_for_close();
