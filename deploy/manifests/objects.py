@@ -20,6 +20,7 @@ CAPABILITIES = (
     "SETGID",
     "SETPCAP",
     "CHOWN",
+    "BPF",  # of use only on kernels before 5.19, see docs/install.md
 )
 _SELECTOR = {"app.kubernetes.io/name": NAME}
 _LABELS = {**_SELECTOR, "app.kubernetes.io/component": "exporter"}

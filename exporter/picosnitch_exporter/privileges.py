@@ -8,7 +8,10 @@ import errno
 import grp
 import os
 import pwd
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from picosnitch_exporter.errors import ConfigurationError, RequirementError
 
@@ -29,6 +32,7 @@ CAP_SETUID = 7
 CAP_SETPCAP = 8
 CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
+CAP_BPF = 39
 """By number in include/uapi/linux/capability.h."""
 
 
@@ -78,6 +82,35 @@ def find_group(name: str | None) -> int | None:
         raise ConfigurationError(
             f"storage.group: there is no group {name!r}: groupadd --system {name}"
         ) from error
+
+
+def held() -> frozenset[int]:
+    """The capabilities in effect, by number."""
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith("CapEff:"):
+            mask = int(line.split()[1], 16)
+            return frozenset(bit for bit in range(_LAST_CAPABILITY + 1) if mask >> bit & 1)
+    return frozenset()
+
+
+def works_without_any(attempt: Callable[[], object], refusal: type[Exception]) -> bool:
+    """Whether a call works where no capability is in effect; `refusal` is raised if it does not.
+
+    In a thread of its own: unlike a process's user, capabilities are each thread's (capset(2)).
+    """
+    refused: list[Exception] = []
+
+    def attempted() -> None:
+        try:
+            _set(ctypes.CDLL(None, use_errno=True), ())
+            attempt()
+        except (refusal, RequirementError) as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=attempted)
+    thread.start()
+    thread.join()
+    return not refused
 
 
 def drop(account: Account) -> None:

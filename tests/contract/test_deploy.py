@@ -65,7 +65,8 @@ def container(rendered: list[Json]) -> Json:
 
 
 def capability_names() -> set[str]:
-    return {name.removeprefix("CAP_") for name in requirements._CAPABILITIES}
+    """Those that are needed, and the one that older kernels want."""
+    return {name.removeprefix("CAP_") for name in requirements._CAPABILITIES} | {"BPF"}
 
 
 def identity(one: Json) -> tuple[str, str]:
@@ -215,7 +216,7 @@ def test_capabilities_are_those_that_the_sensor_asks_for() -> None:
     assert set(security["capabilities"]["add"]) == wanted
     assert set(compose["cap_add"]) == wanted
     assert {name.removeprefix("CAP_") for line in unit for name in line.split()} == wanted
-    assert {name.upper() for name in STARTS_WITH.split(",")} == wanted
+    assert {name.upper() for name in STARTS_WITH.split(",")} == wanted - {"BPF"}
     assert security["capabilities"]["drop"] == compose["cap_drop"] == ["ALL"]
     assert security["privileged"] is False
     assert security["allowPrivilegeEscalation"] is False

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from picosnitch_exporter import privileges
 from tests.kernel.exporter import Exporter, poll
 
 STARTS_WITH = (
@@ -233,3 +234,24 @@ def test_start_is_refused_when_a_container_hides_the_host(
         part.rmdir()
     assert done.returncode == 1
     assert message in done.stdout
+
+
+def test_thread_has_no_capability_and_others_keep_theirs_when_a_call_is_tried() -> None:
+    held = privileges.held()
+    assert held
+
+    def attempt() -> None:
+        line = next(
+            line
+            for line in Path("/proc/thread-self/status").read_text().splitlines()
+            if line.startswith("CapEff:")
+        )
+        raise PermissionError(line.split()[1])
+
+    def look() -> None:
+        with pytest.raises(PermissionError, match=r"^0+$"):
+            attempt()
+
+    assert privileges.works_without_any(look, AssertionError)
+    assert not privileges.works_without_any(attempt, PermissionError)
+    assert privileges.held() == held

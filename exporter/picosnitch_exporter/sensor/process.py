@@ -18,8 +18,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from picosnitch_exporter import confinement, memory, privileges
-from picosnitch_exporter.errors import DescriptorError, PeerGoneError, WireError
+from picosnitch_exporter.errors import DescriptorError, KernelError, PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
+from picosnitch_exporter.sensor.bpf import BpfMap
 from picosnitch_exporter.sensor.cgroups import Cgroups, take_new_cgroups
 from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches, subjects_of
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
@@ -65,6 +66,28 @@ _KEPT_CAPABILITIES = (
     privileges.CAP_KILL,  # to end an exporter process that is stuck, which has another user
 )
 """Once everything is loaded, attached and marked; what is mounted later, `marker` marks."""
+
+
+def _for_maps(example: BpfMap) -> tuple[int, ...]:
+    """What reading maps that are open takes as well.
+
+    Nothing, but on kernels before 5.19 where kernel.unprivileged_bpf_disabled is set, as Ubuntu
+    and Red Hat have it: there each call of bpf(2) wants CAP_BPF (c8644cd0efe7).
+    """
+    if privileges.works_without_any(example.info, KernelError):
+        return ()
+    if privileges.CAP_BPF in privileges.held():
+        return (privileges.CAP_BPF,)
+    _log.warning(
+        Event(
+            "capability_kept",
+            {
+                "capability": "CAP_SYS_ADMIN",
+                "meaning": "this kernel wants CAP_BPF for reading maps: see docs/install.md",
+            },
+        )
+    )
+    return (privileges.CAP_SYS_ADMIN,)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,7 +166,7 @@ class Sensor:
         for rest in self._side.rests:
             self._read_rest(rest)
         self._execs.mark_by(self._marker.watch_filesystem)
-        privileges.keep_only(*_KEPT_CAPABILITIES)
+        privileges.keep_only(*_KEPT_CAPABILITIES, *_for_maps(self._side.maps["counters"]))
         _confine()
         self._send(Ready())
         self.is_ready = True

@@ -53,11 +53,8 @@ def require_capabilities() -> Finding:
     RequirementError
         if one is missing.
     """
-    held = 0
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("CapEff:"):
-            held = int(line.split()[1], 16)
-    missing = [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
+    held = privileges.held()
+    missing = [name for name, number in _CAPABILITIES.items() if number not in held]
     if missing:
         raise RequirementError(
             f"not enough privileges, missing {', '.join(missing)}: "
