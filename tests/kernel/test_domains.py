@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.exporter import Exporter, Settings, poll
+from tests.kernel.machine import PLAN
 from tests.kernel.network import run
 
 HERE = Path(__file__).parent
@@ -170,6 +171,7 @@ def watching(privileges: None) -> Iterator[Exporter]:  # noqa: ARG001 - before i
         yield running
 
 
+@pytest.mark.skipif(PLAN == "bcc", reason="this plan: no getaddrinfo")
 @pytest.mark.parametrize(
     ("address", "name", "domain", "of_others"),
     [
