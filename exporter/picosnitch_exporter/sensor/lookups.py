@@ -16,7 +16,7 @@ from picosnitch_exporter.sensor.bpf import BpfLink, BpfMap, BpfObject
 from picosnitch_exporter.sensor.kernel_side import KernelSide
 from picosnitch_exporter.sensor.libbpf import Library
 from picosnitch_exporter.sensor.object_file import read_object
-from picosnitch_exporter.sensor.pins import RING
+from picosnitch_exporter.sensor.plan import MAPS
 from picosnitch_exporter.sensor.procfs import Procfs
 
 FUNCTION = "getaddrinfo"
@@ -42,8 +42,8 @@ def watch_lookups(library: Library, side: KernelSide, procfs: Procfs) -> tuple[B
 
     Nothing that is refused here keeps the exporter from counting: it is said.
     """
-    if RING not in side.maps:
-        _refused(f"the plan {side.plan} has no map that they could share")
+    if not set(MAPS) <= side.maps.keys():
+        _refused(f"the plan {side.plan} has not the maps that it takes")
         return ()
     paths = list(c_libraries(_host_root(procfs)))
     if not paths:
