@@ -313,24 +313,4 @@ static __always_inline void count_lost(long bytes, bool transmit)
 	add_counter(transmit ? COUNTER_LOST_TRANSMIT_BYTES : COUNTER_LOST_RECEIVE_BYTES, bytes);
 }
 
-/* Traffic of a process that does not own the socket, or of a socket without storage. */
-static __noinline int count_elsewhere(struct sock *sk, long bytes, __u32 transmit,
-				      __u32 is_new_pair)
-{
-	struct flow_key key = {};
-
-	if (!sk)
-		return 0;
-	key.cookie = bpf_get_socket_cookie(sk);
-	key.family = sk->__sk_common.skc_family;
-	key.protocol = read_protocol(sk);
-	if (is_inet(key.family)) {
-		read_remote(sk, key.remote_address);
-		key.remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
-	}
-	if (!count_flow(sk, &key, bytes, transmit | (is_new_pair ? KIND_NEW_PAIR : 0)))
-		count_lost(bytes, transmit);
-	return 0;
-}
-
 #endif

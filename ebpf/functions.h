@@ -120,7 +120,7 @@ static __always_inline int end_other(struct socket *socket, int flags, int resul
 	if (!is_active() || result < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
 		return 0;
 	sk = socket->sk;
-	return sk ? count_elsewhere(sk, result, transmit, 1) : 0;
+	return sk ? count_elsewhere(sk, result, transmit, 1, NULL) : 0;
 }
 
 SEC("fexit/inet_sendmsg")

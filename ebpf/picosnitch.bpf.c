@@ -101,7 +101,7 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 			introduce();
 		}
 		if (!is_owner(state, task))
-			return count_elsewhere(sk, advance, false, 0);
+			return count_elsewhere(sk, advance, false, 0, NULL);
 	}
 	count_socket(state, advance, false);
 	return 0;

@@ -66,6 +66,30 @@ static __always_inline bool find_peer(struct flow_key *key, const struct peer_no
 	return true;
 }
 
+/* Traffic of a process that does not own the socket, or of one whose state nobody has written yet. */
+static __noinline int count_elsewhere(struct sock *sk, long bytes, __u32 transmit,
+				      __u32 is_new_pair, const struct peer_note *named)
+{
+	struct flow_key key = {};
+
+	if (!sk)
+		return 0;
+	key.cookie = bpf_get_socket_cookie(sk);
+	key.family = sk->__sk_common.skc_family;
+	key.protocol = read_protocol(sk);
+	if (is_inet(key.family)) {
+		if (is_datagram(key.protocol) && is_unconnected(sk) && find_peer(&key, named)) {
+			is_new_pair = 1;
+		} else {
+			read_remote(sk, key.remote_address);
+			key.remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+		}
+	}
+	if (!count_flow(sk, &key, bytes, transmit | (is_new_pair ? KIND_NEW_PAIR : 0)))
+		count_lost(bytes, transmit);
+	return 0;
+}
+
 /* An unconnected datagram socket: a flow for each peer. Returns true where that counted the call. */
 static __noinline bool count_peer(struct sock *sk, struct socket_state *state, long bytes,
 				  __u32 transmit, const struct peer_note *named)
@@ -122,14 +146,14 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 	struct socket_state *state;
 
 	if (!is_inet(family))
-		return count_elsewhere(sk, bytes, transmit, 1);
+		return count_elsewhere(sk, bytes, transmit, 1, NULL);
 	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!state || !state->owner.tgid) {
 		state = claim(sk);
 		if (!state) {
 			/* With storage, somebody else is claiming it right now, who counts the connection. */
 			state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-			return count_elsewhere(sk, bytes, transmit, !state);
+			return count_elsewhere(sk, bytes, transmit, !state, named);
 		}
 	}
 	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
@@ -146,7 +170,7 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 		read_tuple(sk, state);
 	}
 	if (!is_owner(state, task))
-		return count_elsewhere(sk, bytes, transmit, 0);
+		return count_elsewhere(sk, bytes, transmit, 0, named);
 	if (state->direction == DIRECTION_UNKNOWN && is_datagram(state->protocol) &&
 	    !(__sync_fetch_and_or(&state->flags, SOCKET_OPENED) & SOCKET_OPENED)) {
 		state->direction = transmit ? DIRECTION_OUTBOUND : DIRECTION_INBOUND;

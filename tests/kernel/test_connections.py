@@ -181,6 +181,28 @@ def test_pairs_are_counted_when_one_socket_has_many_peers(
     )
 
 
+def test_peers_are_known_when_threads_are_the_first_at_a_socket_at_once(
+    exporter: Exporter, shared_generator: Generator
+) -> None:
+    """All but one of them lose the race for it; a hundred sockets, as few races are that close."""
+    sink, talker = shared_generator.copy("sink"), shared_generator.copy("talker")
+    sent = 0
+    with sink.start("udp-server") as server:
+        to = ",".join([f"127.0.0.1:{server.ready().port}"] * 8)
+        for _ in range(100):
+            with talker.start("udp-many", to=to, threads=8, size=100) as running:
+                sent += running.done().sent
+
+    exporter.await_accounts(
+        {
+            talker.sha256: Account(
+                transmit={("udp", "loopback"): sent},
+                connections={("udp", "loopback", "outbound"): 100},
+            )
+        }
+    )
+
+
 def test_peers_keep_their_scopes_when_one_socket_talks_to_near_and_far(
     exporter: Exporter, shared_generator: Generator, network: Network
 ) -> None:
