@@ -105,10 +105,10 @@ def run(settings: Settings) -> int:
 
 def detach(settings: Settings) -> int:
     """Removes everything from the kernel that an earlier run has left counting."""
-    from picosnitch_exporter.sensor.loader import Loader
+    from picosnitch_exporter.sensor import loader
 
-    removed = Loader(settings.bpf, every_exe=False).detach()
     pins = settings.bpf.pin_path
+    removed = loader.detach(pins)
     print(f"removed {pins}" if removed else f"nothing to remove: there is no {pins}")  # noqa: T201
     return 0
 

@@ -77,6 +77,15 @@ def test_detach_is_refused_when_an_exporter_runs() -> None:
         assert "nothing to remove" in run(exporter, "detach").stdout
 
 
+def test_pins_are_removed_when_the_plan_of_the_configuration_cannot_be_had() -> None:
+    with Exporter.start() as exporter:
+        exporter.stop(signal.SIGTERM)
+        exporter.configure({"bpf": {"plan": "bcc"}})
+
+        assert run(exporter, "detach").returncode == 0
+        assert not exporter.pins.exists()
+
+
 def test_nothing_is_left_when_it_is_interrupted() -> None:
     with Exporter.start() as exporter:
         exporter.stop(signal.SIGINT)

@@ -36,8 +36,6 @@ class Loader:
     def __init__(self, settings: BpfSettings, *, every_exe: bool) -> None:
         self._settings = settings
         self._every_exe = every_exe
-        requirements.require_capabilities()
-        requirements.require_host_processes()
         self._library = Library()
         self._choice = Choice(settings.plan, all_plans(self._library, settings))
         self._lock: int | None = None
@@ -49,7 +47,8 @@ class Loader:
 
     def start(self) -> KernelSide:
         """Has the best plan take over what is pinned, or load and attach anew, and count."""
-        root = self._open_root()
+        self._lock = _lock(self._settings.pin_path)
+        root = self._settings.pin_path if self._lock is not None else None
         side = self._choice.first(lambda plan: plan.start(root))
         side.refused_plans = self._choice.reasons()
         if not side.wake():
@@ -62,36 +61,6 @@ class Loader:
             retire_others(self._library, root, side)
         return side
 
-    def _open_root(self) -> Path | None:
-        """The folder of all pins, locked; None where there is no bpffs to be had."""
-        root = self._settings.pin_path
-        try:
-            mounts.ensure_bpffs(root)
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            _log.warning(
-                Event(
-                    "pins_unavailable",
-                    {
-                        "path": str(root),
-                        "error": error.strerror,
-                        "meaning": "counting stops with this process",
-                    },
-                )
-            )
-            return None
-        self._lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = Procfs().lock_holder(self._lock)
-            raise RequirementError(
-                f"another picosnitch-exporter runs with the same pins ({root}): "
-                f"{f'process {holder}' if holder else 'its process is not visible here'}; "
-                "stop it first"
-            ) from error
-        return root
-
     def _configure(self, side: KernelSide) -> None:
         side.control.configure(
             linger_seconds=self._settings.linger_seconds,
@@ -103,18 +72,52 @@ class Loader:
         side.control.beat()
         side.control.raise_dirty()
 
-    def detach(self) -> bool:
-        """Removes every pin, and with that the programs. True if there were any.
 
-        Raises
-        ------
-        RequirementError
-            if an exporter is running with them.
-        """
-        remove_leftovers()
-        root = self._settings.pin_path
-        if not root.exists():
-            return False
-        self._open_root()
-        remove(root)
-        return True
+def detach(root: Path) -> bool:
+    """Removes all pins below `root`, and with that the programs. True if there were any.
+
+    Whatever plan they are of, and whether this kernel could count today or not.
+
+    Raises
+    ------
+    RequirementError
+        if an exporter is running with them, or privileges are missing.
+    """
+    requirements.require_capabilities()
+    requirements.require_host_processes()
+    remove_leftovers()
+    if not root.exists():
+        return False
+    _lock(root)
+    remove(root)
+    return True
+
+
+def _lock(root: Path) -> int | None:
+    """A lock on the folder of all pins, by its descriptor; None where no bpffs is to be had."""
+    try:
+        mounts.ensure_bpffs(root)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        _log.warning(
+            Event(
+                "pins_unavailable",
+                {
+                    "path": str(root),
+                    "error": error.strerror,
+                    "meaning": "counting stops with this process",
+                },
+            )
+        )
+        return None
+    lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = Procfs().lock_holder(lock)
+        raise RequirementError(
+            f"another picosnitch-exporter runs with the same pins ({root}): "
+            f"{f'process {holder}' if holder else 'its process is not visible here'}; "
+            "stop it first"
+        ) from error
+    return lock
