@@ -160,43 +160,6 @@ static __noinline struct socket_state *claim(struct sock *sk)
 	return state;
 }
 
-static __always_inline void fill_record(struct flow_record *record,
-					const struct socket_state *state, __u16 flags)
-{
-	record->header.kind = RECORD_FLOW;
-	record->header.flags = flags | state->flags | (state->provisional ? FLOW_PROVISIONAL : 0);
-	record->header.pad = 0;
-	record->header.time_ns = bpf_ktime_get_boot_ns();
-	record->owner = state->owner;
-	record->executable = state->executable;
-	record->cookie = state->cookie;
-	__builtin_memcpy(record->local_address, state->local_address, 16);
-	__builtin_memcpy(record->remote_address, state->remote_address, 16);
-	record->local_port = state->local_port;
-	record->remote_port = state->remote_port;
-	record->protocol = state->protocol;
-	record->family = state->family;
-	record->direction = state->direction;
-	record->netns = state->netns;
-	record->uid = state->uid;
-}
-
-static __always_inline void take_counts(struct flow_record *record, struct socket_state *state)
-{
-	record->transmit_bytes = __sync_lock_test_and_set(&state->transmit_bytes, 0);
-	record->receive_bytes = __sync_lock_test_and_set(&state->receive_bytes, 0);
-	record->transmit_calls = __sync_lock_test_and_set(&state->transmit_calls, 0);
-	record->receive_calls = __sync_lock_test_and_set(&state->receive_calls, 0);
-	record->connections = __sync_lock_test_and_set(&state->connections, 0);
-	record->connect_failures = __sync_lock_test_and_set(&state->connect_failures, 0);
-}
-
-static __always_inline bool has_counts(const struct socket_state *state)
-{
-	return state->transmit_calls || state->receive_calls || state->connections ||
-	       state->connect_failures;
-}
-
 /* The last record of a socket, or (flags 0) the last of its traffic with the peer it has had so far. Through the
  * ring; where that is full through the fallback map, whose key the caller chooses. */
 static __always_inline void push(struct socket_state *state, __u64 fallback_key, __u16 flags)

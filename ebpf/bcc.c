@@ -7,11 +7,13 @@
  * field of the kernel is copied by a helper, sockets are found in a hash instead of storage of their own, and in
  * place of iterators there are queues of what has counted something (bcc_drain.h).
  *
- * The loader puts the included bcc_*.h into one text: BCC only knows maps and programs of the main file.
+ * The Makefile puts all that is included into one text: BCC only knows maps and programs of the main file.
  */
 #include "bcc_kernel.h"
 #include "picosnitch.h"
+#include "wakeup.h"
 #include "bcc_maps.h"
+#include "reports.h"
 #include "bcc_lineage.h"
 #include "bcc_sockets.h"
 #include "bcc_accounting.h"

@@ -108,36 +108,6 @@ int drain_sockets(struct __sk_buff *skb)
 	return 0;
 }
 
-static __always_inline void fill_from_flow(struct flow_record *record, const struct flow_key *key,
-					   struct flow_state *flow)
-{
-	record->header.kind = RECORD_FLOW;
-	record->header.flags = flow->flags;
-	record->header.pad = 0;
-	record->header.time_ns = bpf_ktime_get_boot_ns();
-	record->owner.start_ns = flow->start_ns;
-	record->owner.exec_id = key->exec_id;
-	record->owner.tgid = key->tgid;
-	record->owner.pad = 0;
-	record->executable = flow->executable;
-	record->cookie = key->cookie;
-	record->transmit_bytes = __sync_lock_test_and_set(&flow->transmit_bytes, 0);
-	record->receive_bytes = __sync_lock_test_and_set(&flow->receive_bytes, 0);
-	record->transmit_calls = __sync_lock_test_and_set(&flow->transmit_calls, 0);
-	record->receive_calls = __sync_lock_test_and_set(&flow->receive_calls, 0);
-	record->connections = __sync_lock_test_and_set(&flow->connections, 0);
-	record->connect_failures = 0;
-	__builtin_memcpy(record->local_address, flow->local_address, 16);
-	__builtin_memcpy(record->remote_address, key->remote_address, 16);
-	record->local_port = flow->local_port;
-	record->remote_port = key->remote_port;
-	record->protocol = key->protocol;
-	record->family = key->family;
-	record->direction = flow->direction;
-	record->netns = flow->netns;
-	record->uid = flow->uid;
-}
-
 static __always_inline bool drain_flow(struct flow_key *key, struct drain_block *block)
 {
 	struct flow_state *flow = flows.lookup(key);

@@ -214,34 +214,6 @@ static __always_inline void know_lineage(struct task_struct *task, int generatio
 	}
 }
 
-/* Returns the length of the command line; what is behind it in the record is of an earlier one. */
-static __always_inline u64 fill_process(struct process_record *record, struct process_node *node,
-					const struct process_key *key, u8 generation, u16 flags)
-{
-	u64 length = node->cmdline_bytes;
-
-	if (length > CMDLINE_BYTES)
-		length = CMDLINE_BYTES;
-	record->header.kind = RECORD_PROCESS;
-	record->header.flags = node->flags | flags;
-	record->header.pad = 0;
-	record->header.time_ns = bpf_ktime_get_boot_ns();
-	record->key = *key;
-	record->parent = node->parent;
-	record->executable = node->executable;
-	record->exec_ns = node->exec_ns;
-	record->changed_ns = node->changed_ns;
-	record->cgroup_id = node->cgroup_id;
-	record->cgroup1_id = node->cgroup1_id;
-	record->uid = node->uid;
-	record->cmdline_bytes = length;
-	record->generation = generation;
-	record->pad = 0;
-	__builtin_memcpy(record->comm, node->comm, COMM_BYTES);
-	bpf_probe_read_kernel(record->cmdline, length & (2 * CMDLINE_BYTES - 1), node->cmdline);
-	return length;
-}
-
 /* Sends the node of `key`, if it is known; its parent's key goes back through `key`. */
 static __always_inline bool send_node(struct process_record *record, struct process_key *key,
 				      u8 generation, u16 flags)

@@ -268,8 +268,7 @@ static __always_inline u64 wakeup_flag(u64 bytes)
 	if (!block || !control)
 		return BPF_RB_NO_WAKEUP;
 	__sync_fetch_and_add(&block->unread_bytes, bytes);
-	return block->unread_bytes >= control->wakeup_bytes ? BPF_RB_FORCE_WAKEUP
-							    : BPF_RB_NO_WAKEUP;
+	return wakeup_at(block->unread_bytes, control->wakeup_bytes);
 }
 
 /* flow_count and the padding behind it are one aligned word of 64 bits, whose lower half is flow_count. */

@@ -268,18 +268,9 @@ static __always_inline void raise(volatile __u32 *flag)
 		*flag = 1;
 }
 
-/* Readers poll the ring's descriptor; without this they look once a second. A wake-up is an interrupt, which takes far
- * longer than all else here: above the mark not each record wakes, but the first ones in each step of the fill. No
- * record is as long as what wakes in a step. */
-#define WAKEUP_STEP  16384
-#define WAKEUP_BYTES 2048
-
 static __always_inline __u64 wakeup_flag(void)
 {
-	__u64 fill = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA), mark = control.wakeup_bytes;
-
-	return fill >= mark && (fill - mark) % WAKEUP_STEP < WAKEUP_BYTES ? BPF_RB_FORCE_WAKEUP
-									  : BPF_RB_NO_WAKEUP;
+	return wakeup_at(bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA), control.wakeup_bytes);
 }
 
 /* On slow paths only: nobody has drained for the linger time, so the programs stop until the next reader. */

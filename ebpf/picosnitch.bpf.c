@@ -17,7 +17,9 @@
 /* The kernel's word for it: tracing helpers are for GPL-compatible programs. */
 char LICENSE[] SEC("license") = "GPL";
 
+#include "wakeup.h"
 #include "maps.h"
+#include "reports.h"
 #include "drift.h"
 #include "lineage.h"
 #include "accounting.h"

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Records, from what all plans keep under the same names: what has been counted is taken, the rest is copied.
+ */
+#ifndef REPORTS_H
+#define REPORTS_H
+
+static __always_inline void fill_record(struct flow_record *record,
+					const struct socket_state *state, __u16 flags)
+{
+	record->header.kind = RECORD_FLOW;
+	record->header.flags = flags | state->flags | (state->provisional ? FLOW_PROVISIONAL : 0);
+	record->header.pad = 0;
+	record->header.time_ns = bpf_ktime_get_boot_ns();
+	record->owner = state->owner;
+	record->executable = state->executable;
+	record->cookie = state->cookie;
+	__builtin_memcpy(record->local_address, state->local_address, 16);
+	__builtin_memcpy(record->remote_address, state->remote_address, 16);
+	record->local_port = state->local_port;
+	record->remote_port = state->remote_port;
+	record->protocol = state->protocol;
+	record->family = state->family;
+	record->direction = state->direction;
+	record->netns = state->netns;
+	record->uid = state->uid;
+}
+
+static __always_inline void take_counts(struct flow_record *record, struct socket_state *state)
+{
+	record->transmit_bytes = __sync_lock_test_and_set(&state->transmit_bytes, 0);
+	record->receive_bytes = __sync_lock_test_and_set(&state->receive_bytes, 0);
+	record->transmit_calls = __sync_lock_test_and_set(&state->transmit_calls, 0);
+	record->receive_calls = __sync_lock_test_and_set(&state->receive_calls, 0);
+	record->connections = __sync_lock_test_and_set(&state->connections, 0);
+	record->connect_failures = __sync_lock_test_and_set(&state->connect_failures, 0);
+}
+
+static __always_inline bool has_counts(const struct socket_state *state)
+{
+	return state->transmit_calls || state->receive_calls || state->connections ||
+	       state->connect_failures;
+}
+
+static __always_inline void fill_from_flow(struct flow_record *record, const struct flow_key *key,
+					   struct flow_state *flow)
+{
+	record->header.kind = RECORD_FLOW;
+	record->header.flags = flow->flags;
+	record->header.pad = 0;
+	record->header.time_ns = bpf_ktime_get_boot_ns();
+	record->owner.start_ns = flow->start_ns;
+	record->owner.exec_id = key->exec_id;
+	record->owner.tgid = key->tgid;
+	record->owner.pad = 0;
+	record->executable = flow->executable;
+	record->cookie = key->cookie;
+	record->transmit_bytes = __sync_lock_test_and_set(&flow->transmit_bytes, 0);
+	record->receive_bytes = __sync_lock_test_and_set(&flow->receive_bytes, 0);
+	record->transmit_calls = __sync_lock_test_and_set(&flow->transmit_calls, 0);
+	record->receive_calls = __sync_lock_test_and_set(&flow->receive_calls, 0);
+	record->connections = __sync_lock_test_and_set(&flow->connections, 0);
+	record->connect_failures = 0;
+	__builtin_memcpy(record->local_address, flow->local_address, 16);
+	__builtin_memcpy(record->remote_address, key->remote_address, 16);
+	record->local_port = flow->local_port;
+	record->remote_port = key->remote_port;
+	record->protocol = key->protocol;
+	record->family = key->family;
+	record->direction = flow->direction;
+	record->netns = flow->netns;
+	record->uid = flow->uid;
+}
+
+/* Returns the length of the command line; what is behind it in the record is of an earlier one. */
+static __always_inline __u64 fill_process(struct process_record *record, struct process_node *node,
+					  const struct process_key *key, __u8 generation,
+					  __u16 flags)
+{
+	__u64 length = node->cmdline_bytes;
+
+	if (length > CMDLINE_BYTES)
+		length = CMDLINE_BYTES;
+	record->header.kind = RECORD_PROCESS;
+	record->header.flags = node->flags | flags;
+	record->header.pad = 0;
+	record->header.time_ns = bpf_ktime_get_boot_ns();
+	record->key = *key;
+	record->parent = node->parent;
+	record->executable = node->executable;
+	record->exec_ns = node->exec_ns;
+	record->changed_ns = node->changed_ns;
+	record->cgroup_id = node->cgroup_id;
+	record->cgroup1_id = node->cgroup1_id;
+	record->uid = node->uid;
+	record->cmdline_bytes = length;
+	record->generation = generation;
+	record->pad = 0;
+	__builtin_memcpy(record->comm, node->comm, COMM_BYTES);
+	bpf_probe_read_kernel(record->cmdline, length & (2 * CMDLINE_BYTES - 1), node->cmdline);
+	return length;
+}
+
+#endif
