@@ -5,6 +5,7 @@ that reorder a line are cleaned from every value. The files may be rotated by mo
 copying and truncating: they are opened for appending, and anew when the name is another file's.
 """
 
+import csv
 import io
 import logging
 import os
@@ -43,8 +44,6 @@ def clean(text: str) -> str:
 
 def csv_lines(rows: tuple[LogRow, ...]) -> bytes:
     """Lines of conn.log: time, bytes, process, parent, user, ports, addresses and domain."""
-    import csv  # only where this log is on
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:

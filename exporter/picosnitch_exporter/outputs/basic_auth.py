@@ -7,8 +7,8 @@ which names exist.
 import base64
 import binascii
 import hmac
-import os
 import re
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Authenticator:
 
     def __init__(self) -> None:
         # A login that was right is remembered by this key, which nobody outside can know.
-        self._key = os.urandom(32)
+        self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._right: OrderedDict[bytes, None] = OrderedDict()
         # One hash at a time: guessing must not take all processors.

@@ -2,15 +2,12 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from picosnitch_exporter.outputs.request import MAX_HEAD_BYTES, Request, find_head, parse_head
-
-if TYPE_CHECKING:
-    import ssl
 
 SOCKET_SECONDS = 5.0
 """Without a byte moving in either direction."""
@@ -27,8 +24,7 @@ _SEND_BYTES = 128 * 1024
 class Connection:
     """A client, from accept to close. One thread serves it; another may evict it.
 
-    Methods that move bytes raise TimeoutError at a deadline and OSError, of which ssl.SSLError is
-    one.
+    Methods that move bytes raise TimeoutError at a deadline, ssl.SSLError and OSError.
     """
 
     def __init__(
@@ -39,7 +35,6 @@ class Connection:
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self._socket = accepted
-        self._tls: ssl.SSLSocket | None = None
         self._socket_seconds = socket_seconds
         self._deadline = time.monotonic() + request_seconds
         # Held while the descriptor may be closed or replaced, so that an eviction never hits the
@@ -48,12 +43,7 @@ class Connection:
         self.is_evicted = False
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    @property
-    def has_tls(self) -> bool:
-        """Whether a handshake has begun."""
-        return self._tls is not None
-
-    def start_tls(self, context: "ssl.SSLContext") -> "ssl.SSLSocket":
+    def start_tls(self, context: ssl.SSLContext) -> ssl.SSLSocket:
         """Do the server's part of the handshake."""
         with self._lock:
             if self.is_evicted:
@@ -62,7 +52,7 @@ class Connection:
             wrapped = context.wrap_socket(
                 self._socket, server_side=True, do_handshake_on_connect=False
             )
-            self._socket = self._tls = wrapped
+            self._socket = wrapped
         self._limit()
         wrapped.do_handshake()
         return wrapped
@@ -105,10 +95,10 @@ class Connection:
     def finish(self) -> None:
         """End the answer so that it arrives: closing with unread input would reset it away."""
         deadline = min(self._deadline, time.monotonic() + _LINGER_SECONDS)
-        if self._tls is not None:
+        if isinstance(self._socket, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):
-                self._tls.settimeout(max(0.001, deadline - time.monotonic()))
-                self._tls.unwrap()
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+                self._socket.unwrap()
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
             left = _LINGER_BYTES

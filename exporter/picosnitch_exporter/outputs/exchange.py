@@ -1,6 +1,7 @@
 """One request and its answer on a connection: TLS, authentication, the site, and the sending."""
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -39,8 +40,13 @@ class Exchange:
             self._converse(connection)
         except TimeoutError:
             return "timeout"
-        except OSError as error:
-            return _answered(connection, error) if connection.has_tls else "reset"
+        except ssl.SSLError as error:
+            if getattr(error, "reason", None) == "HTTP_REQUEST":
+                answer = refusal(HTTPStatus.BAD_REQUEST, "this port speaks HTTPS")
+                connection.send_plain(answer.head(None, {}) + b"".join(answer.chunks()))
+            return "tls"
+        except OSError:
+            return "reset"
         except Exception:  # noqa: BLE001  (of one request; the next one may do better)
             self._report()
             # The client must not take what it has got for all.
@@ -124,18 +130,6 @@ class Exchange:
                 self._reported_at = now
         if due:
             _log.exception("http_request_failed")
-
-
-def _answered(connection: Connection, error: OSError) -> str:
-    """Why a connection with TLS has ended; who speaks plain HTTP there is told."""
-    import ssl  # is there by now: only who serves HTTPS pays for it
-
-    if not isinstance(error, ssl.SSLError):
-        return "reset"
-    if getattr(error, "reason", None) == "HTTP_REQUEST":
-        answer = refusal(HTTPStatus.BAD_REQUEST, "this port speaks HTTPS")
-        connection.send_plain(answer.head(None, {}) + b"".join(answer.chunks()))
-    return "tls"
 
 
 def _framed(chunks: Iterator[bytes]) -> Iterator[bytes]:
