@@ -10,6 +10,7 @@ from pathlib import Path
 
 from picosnitch_exporter.config.document import Located, parse
 from picosnitch_exporter.errors import ConfigurationError
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.outputs.basic_auth import is_bcrypt_hash
 from picosnitch_exporter.outputs.tls import TlsSettings, make_context
 from picosnitch_exporter.outputs.web_rules import Signature, WebRules, signature_of
@@ -76,9 +77,9 @@ def load(path: Path, signatures: dict[Path, Signature]) -> WebRules:
     http = source.mapping(top, "http_server_config")
     source.only(http, ("http2", "headers"), "http_server_config.")
     if source.switch(http, "http2", "http_server_config."):
-        _log.info("web_config_ignored key=http_server_config.http2 reason=only_http1_is_served")
+        _log.info(_ignored("http_server_config.http2", "only HTTP/1.1 is served"))
     if source.mapping(top, "rate_limit"):
-        _log.warning("web_config_ignored key=rate_limit reason=connections_are_bounded_instead")
+        _log.warning(_ignored("rate_limit", "connections are bounded instead"))
     headers = _headers(source, source.mapping(http, "headers", "http_server_config."))
     users = _users(source, source.mapping(top, "basic_auth_users"))
     if tls is None:
@@ -89,13 +90,15 @@ def load(path: Path, signatures: dict[Path, Signature]) -> WebRules:
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     if len(tls.curve_preferences) > 1:
-        _log.warning(
-            "web_config_ignored key=tls_server_config.curve_preferences "
-            "reason=only_a_single_curve_can_be_set"
-        )
+        key = "tls_server_config.curve_preferences"
+        _log.warning(_ignored(key, "only a single curve can be set"))
     return WebRules(
         tls=context, client_allowed_sans=tls.client_allowed_sans, headers=headers, users=users
     )
+
+
+def _ignored(key: str, reason: str) -> Event:
+    return Event("web_config_ignored", {"key": key, "reason": reason})
 
 
 def _tls_settings(source: "_Source", values: dict[str, Located]) -> TlsSettings | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import ConfigurationError
+from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.outputs.web_rules import Signature, WebRules, signature_of
 from picosnitch_exporter.state.health import Health
 
@@ -73,8 +74,8 @@ class WebConfig:
                 **signatures,
             }
             self._health.count(catalog.WEB_CONFIG_RELOADS, ("failure",))
-            _log.error("web_config_kept error=%s", error)
+            _log.error(Event("web_config_kept", {"error": str(error)}))
         else:
             self._health.count(catalog.WEB_CONFIG_RELOADS, ("success",))
-            _log.info("web_config_reloaded file=%s", path)
+            _log.info(Event("web_config_reloaded", {"file": str(path)}))
         self._signatures = signatures
