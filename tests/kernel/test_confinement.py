@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from picosnitch_exporter import confinement, privileges
-from picosnitch_exporter.sensor import process as sensor_process
+from picosnitch_exporter.sensor import confines as sensor_confines
 from picosnitch_exporter.sensor.fanotify import Fanotify
 from picosnitch_exporter.sensor.marker import Marker
 from picosnitch_exporter.service import confines
@@ -107,7 +107,7 @@ def as_exporter(folder: Path) -> tuple[Path, Attempt]:
 
 
 def as_sensor() -> None:
-    privileges.keep_only(*sensor_process._KEPT_CAPABILITIES)
+    privileges.keep_only(*sensor_confines.KEPT_CAPABILITIES)
     confinement.refuse_calls(confinement.SENSOR)
 
 

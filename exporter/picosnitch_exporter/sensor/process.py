@@ -17,10 +17,10 @@ from collections import Counter as Tally
 from collections import deque
 from dataclasses import dataclass
 
-from picosnitch_exporter import confinement, memory, privileges
-from picosnitch_exporter.errors import DescriptorError, KernelError, PeerGoneError, WireError
+from picosnitch_exporter import memory
+from picosnitch_exporter.errors import DescriptorError, PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.sensor.bpf import BpfMap
+from picosnitch_exporter.sensor import confines
 from picosnitch_exporter.sensor.cgroups import Cgroups, take_new_cgroups
 from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches, subjects_of
 from picosnitch_exporter.sensor.execs import ExecWatch, Opened
@@ -60,34 +60,6 @@ _RESUME_SECONDS = 60.0
 _MAX_QUEUED_FRAMES = 256
 _SAY_SECONDS = 60.0
 _PAGE_BYTES = resource.getpagesize()
-_KEPT_CAPABILITIES = (
-    privileges.CAP_SYS_PTRACE,  # /proc/PID/exe and /proc/PID/root of others
-    privileges.CAP_DAC_READ_SEARCH,  # executables that only their owner may read
-    privileges.CAP_KILL,  # to end an exporter process that is stuck, which has another user
-)
-"""Once everything is loaded, attached and marked; what is mounted later, `marker` marks."""
-
-
-def _for_maps(example: BpfMap) -> tuple[int, ...]:
-    """What reading maps that are open takes as well.
-
-    Nothing, but on kernels before 5.19 where kernel.unprivileged_bpf_disabled is set, as Ubuntu
-    and Red Hat have it: there each call of bpf(2) wants CAP_BPF (c8644cd0efe7).
-    """
-    if privileges.works_without_any(example.info, KernelError):
-        return ()
-    if privileges.CAP_BPF in privileges.held():
-        return (privileges.CAP_BPF,)
-    _log.warning(
-        Event(
-            "capability_kept",
-            {
-                "capability": "CAP_SYS_ADMIN",
-                "meaning": "this kernel wants CAP_BPF for reading maps: see docs/install.md",
-            },
-        )
-    )
-    return (privileges.CAP_SYS_ADMIN,)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,8 +138,7 @@ class Sensor:
         for rest in self._side.rests:
             self._read_rest(rest)
         self._execs.mark_by(self._marker.watch_filesystem)
-        privileges.keep_only(*_KEPT_CAPABILITIES, *_for_maps(self._side.maps["counters"]))
-        _confine()
+        confines.apply(self._side.maps["counters"])
         self._send(Ready())
         self.is_ready = True
         self._supervisor.ready()
@@ -453,11 +424,3 @@ class Sensor:
         except PeerGoneError:
             return
         _log.error(Event("exporter_slow", {"meaning": "not committed in time; the ring keeps it"}))
-
-
-def _confine() -> None:
-    """Leaves nothing but reading; said in the log where the system can't."""
-    try:
-        confinement.refuse_calls(confinement.SENSOR)
-    except confinement.UnconfinedError as error:
-        _log.warning(Event("unconfined", {"mechanism": "seccomp", "reason": str(error)}))
