@@ -22,6 +22,11 @@ int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 	control.socket_entries++;
 	if (!state->owner.tgid || !has_counts(state))
 		return 0;
+	if (state->first_peer && !state->is_settled) {
+		/* Its peer is being written at this moment. */
+		raise(&control.sockets_dirty);
+		return 0;
+	}
 	if (state->protocol == IPPROTO_MPTCP && !state->remote_port)
 		read_tuple(sk, state);
 	if (state->provisional) {
@@ -108,6 +113,10 @@ int drain_fallback(struct bpf_iter__bpf_map_elem *context)
 	__builtin_memcpy(record, late, sizeof(*record));
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	bpf_map_delete_elem(&fallback, &key);
+	/* The iterator goes on from the entry just deleted; where that is in use again already, it passes over the rest of
+	 * its bucket (kernel/bpf/hashtab.c, bpf_hash_map_seq_find_next()). So the next drain looks once more, until
+	 * there is nothing. */
+	raise(&control.fallback_dirty);
 	return 0;
 }
 
@@ -168,18 +177,14 @@ int find_sockets(struct bpf_iter__task_file *context)
 	state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!state)
 		return 0;
-	if (__sync_val_compare_and_swap(&state->claimed, 0, 1)) {
+	if (!may_claim(state, task)) {
 		if (!control.active)
 			restart_copied_seq(sk, state);
 		return 0;
 	}
-	state->cookie = bpf_get_socket_cookie(sk);
-	read_kind(sk, state);
-	read_tuple(sk, state);
-	start_copied_seq(sk, state);
 	/* Whoever uses it next is its owner, and is introduced then. */
 	state->provisional = 1;
-	write_owner(state, task->group_leader);
+	begin(sk, state, bpf_get_socket_cookie(sk), task->group_leader);
 	return 0;
 }
 

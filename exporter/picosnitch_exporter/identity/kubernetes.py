@@ -221,6 +221,9 @@ class PodWatch:
         self._connection = connection
         connection.connect()
         self._socket = connection.sock
+        if self._closing.is_set():
+            # Set before close() could see this socket, which nobody would shut down.
+            raise ConnectionAbortedError
         # A server that has vanished without a word is noticed within two minutes.
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
