@@ -64,6 +64,11 @@ class SteadyTraffic:
             self._thread.join()
         self._stack.__exit__(exception_type, exception, traceback)
 
+    @property
+    def short_lived(self) -> str:
+        """The hash of what is executed again and again."""
+        return self._short_client.sha256
+
     def add_fresh(self) -> None:
         """Runs an executable that is new; it stays until `end_fresh`."""
         program = self._generator.copy("fresh")

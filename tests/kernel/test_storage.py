@@ -222,6 +222,10 @@ def test_bytes_are_exact_when_the_sensor_has_no_descriptors_left(
 ) -> None:
     with Exporter.start(SETTINGS) as exporter, SteadyTraffic(shared_generator) as traffic:
         exporter.await_accounts(send(shared_generator, "before"))
+        exporter.await_scrape(
+            lambda scrape: any(one.sha256 == traffic.short_lived for one in scrape.accounts),
+            "the hash of what goes on to be executed",
+        )
         nobody = exporter.scrape().account("").sums()[0]
         with no_descriptors_left(exporter.sensor_pid):
             send(shared_generator, "during", 77_777)

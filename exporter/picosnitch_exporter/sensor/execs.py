@@ -259,7 +259,11 @@ class ExecWatch:
         except OSError as error:
             if wanted is None:
                 return None
-            return self._failed(wanted, pid, _reason(error))
+            reason = _reason(error)
+            if reason == "no_descriptor":
+                # Which says nothing about the file. The next record asks again.
+                return None
+            return self._failed(wanted, pid, reason)
         found = self._identify(descriptor)
         if wanted is not None and not _matches(found, wanted):
             os.close(descriptor)
