@@ -27,10 +27,27 @@ static __always_inline void map_ipv4(__u8 *to, __be32 address)
 	words[3] = address;
 }
 
+static __always_inline void copy_words(__u8 *to, __u32 first, __u32 second, __u32 third,
+				       __u32 fourth)
+{
+	__u32 *words = (__u32 *)to;
+
+	words[0] = first;
+	words[1] = second;
+	words[2] = third;
+	words[3] = fourth;
+}
+
+static __always_inline void read_ipv6(const struct in6_addr *address, __u8 *to)
+{
+	copy_words(to, address->in6_u.u6_addr32[0], address->in6_u.u6_addr32[1],
+		   address->in6_u.u6_addr32[2], address->in6_u.u6_addr32[3]);
+}
+
 static __always_inline void read_remote(struct sock *sk, __u8 *remote)
 {
 	if (sk->__sk_common.skc_family == AF_INET6)
-		bpf_core_read(remote, 16, &sk->__sk_common.skc_v6_daddr);
+		read_ipv6(&sk->__sk_common.skc_v6_daddr, remote);
 	else
 		map_ipv4(remote, sk->__sk_common.skc_daddr);
 }
@@ -38,7 +55,7 @@ static __always_inline void read_remote(struct sock *sk, __u8 *remote)
 static __always_inline void read_local(struct sock *sk, __u8 *local)
 {
 	if (sk->__sk_common.skc_family == AF_INET6)
-		bpf_core_read(local, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		read_ipv6(&sk->__sk_common.skc_v6_rcv_saddr, local);
 	else
 		map_ipv4(local, sk->__sk_common.skc_rcv_saddr);
 }
@@ -73,12 +90,26 @@ static __always_inline void read_tuple(struct sock *sk, struct socket_state *sta
 	state->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
 }
 
-static __always_inline bool is_owner(const struct socket_state *state, struct task_struct *task)
+/* Only whoever turns `claimed` from 0 to its mark may write the owner. */
+static __always_inline __u32 mark_of(struct task_struct *task)
 {
-	return state->owner.tgid == (__u32)task->tgid && state->owner.exec_id == task->self_exec_id;
+	return 1U << 31 | task->tgid;
 }
 
-/* Makes the calling process the owner. Only whoever turns `claimed` from 0 to 1, or `provisional` to 0, may. */
+static __always_inline bool may_claim(struct socket_state *state, struct task_struct *task)
+{
+	return !__sync_val_compare_and_swap(&state->claimed, 0, mark_of(task));
+}
+
+/* Also while another thread of the process is about to write that it is. */
+static __always_inline bool is_owner(const struct socket_state *state, struct task_struct *task)
+{
+	if (state->owner.tgid == (__u32)task->tgid && state->owner.exec_id == task->self_exec_id)
+		return true;
+	return !state->owner.tgid && state->claimed == mark_of(task);
+}
+
+/* Makes the process the owner. Only whoever may_claim(), or turns `provisional` to 0, may. */
 static __always_inline void write_owner(struct socket_state *state, struct task_struct *task)
 {
 	struct process_key key = {};
@@ -89,7 +120,11 @@ static __always_inline void write_owner(struct socket_state *state, struct task_
 	state->executable.generation = 0;
 	read_executable(task, &state->executable);
 	state->uid = task->cred->uid.val;
-	state->flags = task->flags & PF_KTHREAD ? FLOW_KERNEL : 0;
+	/* Not stored: another thread may be setting SOCKET_OPENED. */
+	if (task->flags & PF_KTHREAD)
+		__sync_fetch_and_or(&state->flags, FLOW_KERNEL);
+	else
+		__sync_fetch_and_and(&state->flags, ~FLOW_KERNEL);
 	state->owner.start_ns = key.start_ns;
 	state->owner.exec_id = key.exec_id;
 	asm volatile("" ::: "memory");
@@ -126,20 +161,29 @@ static __always_inline void read_kind(struct sock *sk, struct socket_state *stat
 	state->netns = sk->__sk_common.skc_net.net->ns.inum;
 }
 
-/* All that a claimed socket has; what the packet hooks have noted stays. */
-static __always_inline void begin(struct sock *sk, struct socket_state *state, __u64 cookie)
+/* All that a claimed socket has. What the packet hooks have noted stays, and an unconnected socket's first peer, which
+ * another thread of the process may be writing. */
+static __always_inline void begin(struct sock *sk, struct socket_state *state, __u64 cookie,
+				  struct task_struct *owner)
 {
 	state->cookie = cookie;
 	read_kind(sk, state);
-	read_tuple(sk, state);
+	read_local(sk, state->local_address);
+	state->local_port = sk->__sk_common.skc_num;
+	if (!is_unconnected(sk)) {
+		read_remote(sk, state->remote_address);
+		state->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+	}
 	start_copied_seq(sk, state);
-	write_owner(state, bpf_get_current_task_btf());
+	write_owner(state, owner);
 }
 
-/* First sight of a socket, in its user's context. NULL where there can be no storage (option memory exhausted)
- * or another process is claiming it at this moment: the caller counts in the flows map then. */
+/* First sight of a socket, in its user's context; its owner may be written a moment later by another thread. NULL where
+ * there can be no storage (option memory exhausted) or another process is claiming it at this moment: the caller
+ * counts in the flows map then. */
 static __noinline struct socket_state *claim(struct sock *sk)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct socket_state *state;
 
 	if (!sk)
@@ -149,13 +193,16 @@ static __noinline struct socket_state *claim(struct sock *sk)
 		return NULL;
 	}
 	state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	/* Of two threads that create it at once, one gets none. */
+	if (!state)
+		state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!state) {
 		add_counter(COUNTER_STORAGE_FAILED, 1);
 		return NULL;
 	}
-	if (__sync_val_compare_and_swap(&state->claimed, 0, 1))
-		return state->owner.tgid ? state : NULL;
-	begin(sk, state, bpf_get_socket_cookie(sk));
+	if (!may_claim(state, task))
+		return state->owner.tgid || is_owner(state, task) ? state : NULL;
+	begin(sk, state, bpf_get_socket_cookie(sk), task);
 	introduce();
 	return state;
 }

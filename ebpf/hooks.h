@@ -6,17 +6,6 @@
 #ifndef HOOKS_H
 #define HOOKS_H
 
-static __always_inline void copy_words(__u8 *to, __u32 first, __u32 second, __u32 third,
-				       __u32 fourth)
-{
-	__u32 *words = (__u32 *)to;
-
-	words[0] = first;
-	words[1] = second;
-	words[2] = third;
-	words[3] = fourth;
-}
-
 static __always_inline void read_named(struct bpf_sock_addr *context, bool is_ipv6, __u8 *address)
 {
 	if (is_ipv6)
@@ -81,6 +70,7 @@ int recvmsg6(struct bpf_sock_addr *context)
 static __always_inline int note_connect(struct bpf_sock_addr *context, bool is_ipv6)
 {
 	struct socket_state *state;
+	struct task_struct *task;
 	struct sock *sk;
 
 	if (context->protocol != IPPROTO_TCP || is_abandoned())
@@ -93,8 +83,9 @@ static __always_inline int note_connect(struct bpf_sock_addr *context, bool is_i
 		add_counter(COUNTER_STORAGE_FAILED, 1);
 		return 1;
 	}
-	if (!__sync_val_compare_and_swap(&state->claimed, 0, 1)) {
-		begin(sk, state, bpf_get_socket_cookie(context));
+	task = bpf_get_current_task_btf();
+	if (may_claim(state, task)) {
+		begin(sk, state, bpf_get_socket_cookie(context), task);
 		introduce();
 	}
 	if (!state->owner.tgid)
@@ -202,6 +193,7 @@ static __always_inline void read_remote_of_released(struct bpf_sock *sk, struct 
 SEC("cgroup/sock_release")
 int sock_release(struct bpf_sock *sk)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct socket_state *state;
 
 	if (!is_active())
@@ -214,9 +206,9 @@ int sock_release(struct bpf_sock *sk)
 	if (!has_counts(state))
 		return 1;
 	if ((state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) ||
-	    !__sync_val_compare_and_swap(&state->claimed, 0, 1)) {
+	    may_claim(state, task)) {
 		/* Accepted and closed without a byte: whoever closes it is who had it. */
-		write_owner(state, bpf_get_current_task_btf());
+		write_owner(state, task);
 		introduce();
 	}
 	if (state->protocol == IPPROTO_MPTCP && !state->remote_port)

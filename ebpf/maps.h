@@ -5,46 +5,51 @@
 #ifndef MAPS_H
 #define MAPS_H
 
+/* Flags of a socket that stay out of records. */
 enum {
-	SOCKET_OPENED =
-		1 << 16, /* its connection with the present peer is counted; stays out of records */
+	SOCKET_OPENED = 1 << 16, /* its connection with the present peer is counted */
 };
 
-/* A socket and what was counted on it. The four counters hold what has not been reported yet: programs add
+/* A socket and what was counted on it. The counters hold what has not been reported yet: programs add
  * to them, whoever reports takes them with an atomic exchange, so that any number of reporters at once take each
- * byte exactly once. Everything else is written by the one that claims the socket. */
+ * byte exactly once. Everything else is written by the one that claims the socket. What each call needs comes first: the
+ * kernel puts 8 bytes of its own before it on the same cache line. */
 struct socket_state {
 	__u64 transmit_bytes;
 	__u64 receive_bytes;
 	__u32 transmit_calls;
 	__u32 receive_calls;
-	__u32 connections;
-	__u32 connect_failures;
 	struct process_key owner; /* owner.tgid stays 0 until all the rest is written */
-	struct file_identity executable;
-	__u64 cookie;
-	__u32 claimed; /* 0, or 1 once an owner is being written */
 	__u32 provisional; /* 0 claimed by use; else accepted, 1 + the drains it has waited */
-	__u32 copied_seq; /* tcp_sock.copied_seq up to which receive_bytes has counted */
-	__u32 connecting; /* a connect() that has not got as far as SYN_SENT */
-	__u8 local_address[16];
-	__u8 remote_address[16];
-	__u8 noted_address[16]; /* of an unconnected socket: whom its last packet was from or for */
-	__u16 local_port;
-	__u16 remote_port;
-	__u16 noted_port;
 	__u16 protocol;
 	__u8 family;
 	__u8 direction;
-	__u32 netns;
-	__u32 uid;
-	__u32 flags; /* FLOW_KERNEL, SOCKET_OPENED */
+	/* The second cache line. */
+	__u8 remote_address[16]; /* of the one peer that the counters are for */
+	__u8 noted_address[16]; /* of an unconnected socket: whom its last packet was from or for */
+	__u32 flags; /* FLOW_KERNEL, SOCKET_* */
+	__u16 remote_port;
+	__u16 noted_port;
+	__u32 copied_seq; /* tcp_sock.copied_seq up to which receive_bytes has counted */
 	__u8 has_copied_seq; /* seen from its first byte on */
 	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
 	__u8 unseen; /* reported as a socket whose bytes no hook can see */
 	__u8 by_pages; /* pages were sent on it (functions.h) */
+	__u8 local_address[16];
+	/* The third. */
+	__u64 cookie;
+	__u64 first_peer; /* of an unconnected socket: its hash (traffic.h), 0 before the first call */
+	struct file_identity executable;
+	__u32 connections;
+	__u32 connect_failures;
+	__u32 claimed; /* 0, or by whom, once an owner is being written (accounting.h) */
+	__u32 connecting; /* a connect() that has not got as far as SYN_SENT */
+	__u32 netns;
+	__u32 uid;
+	__u16 local_port;
 	__u8 is_child; /* accepted: what was copied from the listener has been replaced */
-	__u8 pad[3];
+	__u8 is_settled; /* the first peer is written as the remote one */
+	__u8 pad[4];
 };
 
 struct {
@@ -54,9 +59,9 @@ struct {
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
 
-/* Whatever is not the first user's traffic with the socket's one peer: other processes on the same socket, each
- * peer of an unconnected datagram socket, and sockets that can't have storage (AF_PACKET has no release hook). A
- * byte is counted either in a socket's state or in one flow, never in both. */
+/* Whatever is not the first user's traffic with the socket's one peer: other processes on the same socket, all
+ * peers but the first of an unconnected datagram socket, and sockets that can't have storage (AF_PACKET has no release
+ * hook). A byte is counted either in a socket's state or in one flow, never in both. */
 struct flow_key {
 	__u64 cookie;
 	__u64 exec_id;

@@ -80,7 +80,7 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!state || !state->owner.tgid) {
 		state = claim(sk);
-		if (!state)
+		if (!state || !state->owner.tgid)
 			return 0;
 	}
 	if (!state->has_copied_seq) {
@@ -122,7 +122,7 @@ static __always_inline void begin_child(struct sock *sk, struct socket_state *st
 	state->connect_failures = 0;
 	state->connecting = 0;
 	state->direction = DIRECTION_INBOUND;
-	state->provisional = state->claimed;
+	state->provisional = state->claimed ? 1 : 0;
 	state->has_copied_seq = 0;
 }
 

@@ -11,7 +11,7 @@
 #ifndef PICOSNITCH_H
 #define PICOSNITCH_H
 
-#define PICOSNITCH_WIRE_VERSION 1
+#define PICOSNITCH_WIRE_VERSION 2
 
 /* /proc/PID/cmdline is longer now and then; what is cut is marked by PROCESS_CMDLINE_CUT. */
 #define CMDLINE_BYTES 512

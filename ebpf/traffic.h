@@ -41,20 +41,19 @@ static __always_inline bool take_peer(struct flow_key *key)
 
 /* Where a call names nobody: whom the packet hooks have noted. That is the last one, and right as long as there is
  * one at a time. Nothing was noted while the socket's receives named their peers. */
-static __always_inline bool guess_peer(struct socket_state *state, struct flow_key *key,
+static __always_inline void guess_peer(struct socket_state *state, struct flow_key *key,
 				       bool transmit)
 {
 	const __u64 *noted = (const __u64 *)state->noted_address;
 
 	if (!transmit && state->names_peers) {
 		state->names_peers = 0;
-		return false;
+		return;
 	}
 	if (!noted[0] && !noted[1])
-		return false;
+		return;
 	__builtin_memcpy(key->remote_address, state->noted_address, 16);
 	key->remote_port = state->noted_port;
-	return true;
 }
 
 static __always_inline bool find_peer(struct flow_key *key, const struct peer_note *named)
@@ -90,29 +89,6 @@ static __noinline int count_elsewhere(struct sock *sk, long bytes, __u32 transmi
 	return 0;
 }
 
-/* An unconnected datagram socket: a flow for each peer. Returns true where that counted the call. */
-static __noinline bool count_peer(struct sock *sk, struct socket_state *state, long bytes,
-				  __u32 transmit, const struct peer_note *named)
-{
-	struct flow_key key = {};
-
-	if (!sk || !state)
-		return false;
-	if (find_peer(&key, named)) {
-		if (!transmit && !state->names_peers)
-			state->names_peers = 1;
-	} else if (!guess_peer(state, &key, transmit)) {
-		return false;
-	}
-	key.cookie = state->cookie;
-	key.family = state->family;
-	key.protocol = state->protocol;
-	if (count_flow(sk, &key, bytes, transmit | KIND_NEW_PAIR | KIND_OPTIONAL))
-		return true;
-	add_counter(COUNTER_FLOWS_FULL, 1);
-	return false;
-}
-
 /* connect() again, or a first connect() after sendto(): what was counted so far belongs to the peer before. */
 static __noinline int change_peer(struct sock *sk, struct socket_state *state)
 {
@@ -126,15 +102,98 @@ static __noinline int change_peer(struct sock *sk, struct socket_state *state)
 	return 0;
 }
 
+static __always_inline bool is_peer(const struct socket_state *state, const __u8 *address,
+				    __u16 port)
+{
+	const __u64 *ours = (const __u64 *)state->remote_address, *theirs = (const __u64 *)address;
+
+	return port == state->remote_port && theirs[1] == ours[1] && theirs[0] == ours[0];
+}
+
 static __always_inline bool has_peer_changed(struct sock *sk, const struct socket_state *state)
 {
-	const __u64 *then = (const __u64 *)state->remote_address;
 	__u64 now[2];
 
-	if (bpf_ntohs(sk->__sk_common.skc_dport) != state->remote_port)
-		return true;
 	read_remote(sk, (__u8 *)now);
-	return now[1] != then[1] || now[0] != then[0];
+	return !is_peer(state, (__u8 *)now, bpf_ntohs(sk->__sk_common.skc_dport));
+}
+
+/* Written once: what the socket's counters are for from now on. */
+static __noinline int settle(struct sock *sk, struct socket_state *state,
+			     const struct flow_key *peer)
+{
+	__u8 nobody[16] = {};
+
+	if (!sk || !state || !peer)
+		return 0;
+	/* It was connected before. */
+	if (!is_peer(state, nobody, 0) && !is_peer(state, peer->remote_address, peer->remote_port))
+		change_peer(sk, state);
+	read_local(sk, state->local_address);
+	state->local_port = sk->__sk_common.skc_num;
+	__builtin_memcpy(state->remote_address, peer->remote_address, 16);
+	state->remote_port = peer->remote_port;
+	asm volatile("" ::: "memory");
+	state->is_settled = 1;
+	return 0;
+}
+
+static __always_inline __u64 hash_of(const struct flow_key *peer)
+{
+	const __u64 *address = (const __u64 *)peer->remote_address;
+
+	return ((address[0] * 0x9e3779b97f4a7c15ULL ^ address[1]) * 0x9e3779b97f4a7c15ULL +
+		peer->remote_port) |
+	       1;
+}
+
+/* Whether the socket's own counters are for this peer, the first one of an unconnected socket (all zero where the first
+ * call's is not known). Most have no other, and need no flow. Two threads that come with the same peer at once must not
+ * both begin a pair with it: the hash decides until the peer is written. */
+static __always_inline bool is_first_peer(struct sock *sk, struct socket_state *state,
+					  const struct flow_key *peer)
+{
+	__u64 mine, first;
+
+	if (state->is_settled)
+		return is_peer(state, peer->remote_address, peer->remote_port);
+	mine = hash_of(peer);
+	first = __sync_val_compare_and_swap(&state->first_peer, 0, mine);
+	if (!first)
+		settle(sk, state, peer);
+	return !first || first == mine;
+}
+
+/* An unconnected datagram socket. True where a flow has counted the call, false where the socket's counters are to. */
+static __noinline bool count_peer(struct sock *sk, struct socket_state *state, long bytes,
+				  __u32 transmit, const struct peer_note *named)
+{
+	__u8 nobody[16] = {};
+	struct flow_key key = {};
+	bool is_ours;
+
+	if (!sk || !state)
+		return false;
+	if (find_peer(&key, named)) {
+		if (!transmit && !state->names_peers)
+			state->names_peers = 1;
+	} else {
+		guess_peer(state, &key, transmit);
+	}
+	is_ours = is_owner(state, bpf_get_current_task_btf());
+	if (is_ours && is_first_peer(sk, state, &key))
+		return false;
+	key.cookie = bpf_get_socket_cookie(sk);
+	key.family = sk->__sk_common.skc_family;
+	key.protocol = sk->sk_protocol;
+	if (count_flow(sk, &key, bytes, transmit | KIND_NEW_PAIR | KIND_OPTIONAL))
+		return true;
+	add_counter(COUNTER_FLOWS_FULL, 1);
+	/* Without a peer then: what the first one has moved is reported, and the unconnected socket's own tuple is
+	 * read, which has none. */
+	if (is_ours && !is_peer(state, nobody, 0))
+		change_peer(sk, state);
+	return false;
 }
 
 /* `named` is the peer that the call itself names, where the hook sees that. */
@@ -142,16 +201,16 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 				 const struct peer_note *named)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u16 family = sk->__sk_common.skc_family;
+	__u16 protocol = sk->sk_protocol;
 	struct socket_state *state;
 
-	if (!is_inet(family))
+	if (!is_inet(sk->__sk_common.skc_family))
 		return count_elsewhere(sk, bytes, transmit, 1, NULL);
 	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!state || !state->owner.tgid) {
 		state = claim(sk);
 		if (!state) {
-			/* With storage, somebody else is claiming it right now, who counts the connection. */
+			/* With storage, another process is claiming it right now, which counts the connection. */
 			state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 			return count_elsewhere(sk, bytes, transmit, !state, named);
 		}
@@ -160,18 +219,20 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 		write_owner(state, task);
 		introduce();
 	}
-	if (is_datagram(state->protocol)) {
-		if (is_unconnected(sk) && count_peer(sk, state, bytes, transmit, named))
-			return 0;
-		if (has_peer_changed(sk, state))
+	if (is_datagram(protocol)) {
+		if (is_unconnected(sk)) {
+			if (count_peer(sk, state, bytes, transmit, named))
+				return 0;
+		} else if (has_peer_changed(sk, state)) {
 			change_peer(sk, state);
+		}
 	} else if (!state->remote_port) {
 		/* An MPTCP socket gets its addresses after it was established. */
 		read_tuple(sk, state);
 	}
 	if (!is_owner(state, task))
 		return count_elsewhere(sk, bytes, transmit, 0, named);
-	if (state->direction == DIRECTION_UNKNOWN && is_datagram(state->protocol) &&
+	if (state->direction == DIRECTION_UNKNOWN && is_datagram(protocol) &&
 	    !(__sync_fetch_and_or(&state->flags, SOCKET_OPENED) & SOCKET_OPENED)) {
 		state->direction = transmit ? DIRECTION_OUTBOUND : DIRECTION_INBOUND;
 		__sync_fetch_and_add(&state->connections, 1);

@@ -1,6 +1,6 @@
 """What is pinned below `bpf.pin_path`, by layout: maps, and programs on them.
 
-    v1-64/                  wire version and ring pages: what the maps look like
+    v2-64/                  wire version and ring pages: what the maps look like
         maps/flows ...      kept over restarts, and over upgrades that don't change them
         3f2a90c1/           one set of programs
             link_sendmsg4 ...
