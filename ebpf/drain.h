@@ -127,7 +127,7 @@ int find_processes(struct bpf_iter__task *context)
 	struct task_struct *task = context->task;
 
 	if (task && task->pid == task->tgid)
-		know(task);
+		know(task, BY_HELPER);
 	return 0;
 }
 

@@ -5,14 +5,31 @@
 #ifndef LINEAGE_H
 #define LINEAGE_H
 
+/* How the kernel's structures are read. For each pointer that a program loads directly through one that the verifier
+ * trusts, on each way that leads there, the verifier looks for up to four names among all of the kernel's types, from 6.3
+ * on (57539b1c0ac2, btf_nested_type_is_trusted()). That is 1 ms or more each, and was most of what a start took. A
+ * helper's call takes 50 ns, so that only what is read at each exec and of each socket is read directly. */
+enum reading {
+	DIRECTLY,
+	BY_HELPER,
+};
+
+#define READ(how, from, field) ((how) == DIRECTLY ? (from)->field : BPF_CORE_READ(from, field))
+
+static __always_inline void read_key_by(struct task_struct *task, struct process_key *key,
+					enum reading how)
+{
+	struct task_struct *leader = READ(how, task, group_leader);
+
+	key->start_ns = READ(how, leader, start_boottime);
+	key->exec_id = READ(how, task, self_exec_id);
+	key->tgid = READ(how, task, tgid);
+	key->pad = 0;
+}
+
 static __always_inline void read_key(struct task_struct *task, struct process_key *key)
 {
-	struct task_struct *leader = task->group_leader;
-
-	key->start_ns = leader->start_boottime;
-	key->exec_id = task->self_exec_id;
-	key->tgid = task->tgid;
-	key->pad = 0;
+	read_key_by(task, key, DIRECTLY);
 }
 
 static __always_inline struct process_node *slot_of(__u32 tgid)
@@ -32,34 +49,42 @@ static __always_inline bool is_image(const struct process_node *node, const stru
 static __always_inline void recall_executable(struct task_struct *task,
 					      struct file_identity *identity)
 {
-	struct process_node *node = slot_of(task->tgid);
+	struct process_node *node = slot_of(READ(BY_HELPER, task, tgid));
 	struct process_key key;
 
-	read_key(task, &key);
+	read_key_by(task, &key, BY_HELPER);
 	if (node && is_image(node, &key))
 		*identity = node->executable;
 }
 
-static __always_inline void read_executable(struct task_struct *task,
-					    struct file_identity *identity)
+static __always_inline void read_executable_by(struct task_struct *task,
+					       struct file_identity *identity, enum reading how)
 {
-	struct mm_struct *mm = task->mm;
-	struct file *file;
+	struct mm_struct *mm = READ(how, task, mm);
+	struct super_block *filesystem;
 	struct inode *inode;
+	struct file *file;
 
 	if (!mm) {
 		recall_executable(task, identity);
 		return;
 	}
-	file = mm->exe_file;
+	file = READ(how, mm, exe_file);
 	if (!file)
 		return;
-	inode = file->f_inode;
+	inode = READ(how, file, f_inode);
 	if (!inode)
 		return;
-	identity->inode = inode->i_ino;
-	identity->device = inode->i_sb->s_dev;
-	identity->generation = inode->i_generation;
+	filesystem = READ(how, inode, i_sb);
+	identity->inode = READ(how, inode, i_ino);
+	identity->device = READ(how, filesystem, s_dev);
+	identity->generation = READ(how, inode, i_generation);
+}
+
+static __always_inline void read_executable(struct task_struct *task,
+					    struct file_identity *identity)
+{
+	read_executable_by(task, identity, DIRECTLY);
 }
 
 /* The change time of what the calling process executes: moves with every write to the file. */
@@ -81,10 +106,9 @@ static __always_inline __u64 read_changed_ns(struct task_struct *task)
 }
 
 /* Of the chosen v1 hierarchy; 0 where there is none. Every runtime puts its containers into all of them. */
-static __always_inline __u64 read_cgroup1(struct task_struct *task)
+static __always_inline __u64 read_cgroup1(struct css_set *set)
 {
 	struct cgroup_subsys_state *state = NULL;
-	struct css_set *set;
 	__u64 index;
 
 	if (cgroup1.controller == CGROUP1_PIDS &&
@@ -101,22 +125,21 @@ static __always_inline __u64 read_cgroup1(struct task_struct *task)
 		index = bpf_core_enum_value(enum cgroup_subsys_id, cpuset_cgrp_id);
 	else
 		return 0;
-	set = task->cgroups;
 	bpf_probe_read_kernel(&state, sizeof(state), (void *)set->subsys + index * sizeof(void *));
 	return BPF_CORE_READ(state, cgroup, kn, id);
 }
 
 /* The arguments of the calling process, NUL separated as in /proc/PID/cmdline. */
 static __always_inline void read_cmdline(struct task_struct *task, struct process_node *node,
-					 __u16 flags)
+					 __u16 flags, enum reading how)
 {
-	struct mm_struct *mm = task->mm;
+	struct mm_struct *mm = READ(how, task, mm);
 	unsigned long start, length;
 
 	if (!mm)
 		return;
-	start = mm->arg_start;
-	length = mm->arg_end - start;
+	start = READ(how, mm, arg_start);
+	length = READ(how, mm, arg_end) - start;
 	if (length > CMDLINE_BYTES) {
 		length = CMDLINE_BYTES;
 		flags |= PROCESS_CMDLINE_CUT;
@@ -142,30 +165,37 @@ static __always_inline void inherit_cmdline(struct process_node *node)
 }
 
 /* Everything that can be read of a live task but its command line. The node's key comes last, in publish(). */
-static __always_inline void read_node(struct task_struct *task, struct process_node *node)
+static __always_inline void read_node(struct task_struct *task, struct process_node *node,
+				      enum reading how)
 {
-	struct task_struct *parent = task->real_parent;
+	struct task_struct *leader = READ(how, task, group_leader);
+	struct task_struct *parent = READ(how, task, real_parent);
+	struct css_set *cgroups = READ(how, task, cgroups);
+	const struct cred *cred = READ(how, task, cred);
+	struct cgroup *cgroup = READ(how, cgroups, dfl_cgrp);
+	struct kernfs_node *folder = READ(how, cgroup, kn);
 
 	node->key.tgid = 0;
 	asm volatile("" ::: "memory");
-	node->key.start_ns = task->group_leader->start_boottime;
-	node->key.exec_id = task->self_exec_id;
+	node->key.start_ns = READ(how, leader, start_boottime);
+	node->key.exec_id = READ(how, task, self_exec_id);
 	node->key.pad = 0;
 	if (parent)
-		read_key(parent, &node->parent);
+		read_key_by(parent, &node->parent, how);
 	node->executable.inode = 0;
 	node->executable.device = 0;
 	node->executable.generation = 0;
-	read_executable(task, &node->executable);
+	read_executable_by(task, &node->executable, how);
 	node->exec_ns = 0;
 	node->changed_ns = 0;
-	node->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	node->cgroup1_id = read_cgroup1(task);
-	node->uid = task->cred->uid.val;
+	node->cgroup_id = READ(how, folder, id);
+	node->cgroup1_id = read_cgroup1(cgroups);
+	node->uid = READ(how, cred, uid.val);
 	node->cmdline_bytes = 0;
-	node->flags = task->flags & PF_KTHREAD ? PROCESS_KERNEL : PROCESS_CMDLINE_MISSING;
+	node->flags =
+		READ(how, task, flags) & PF_KTHREAD ? PROCESS_KERNEL : PROCESS_CMDLINE_MISSING;
 	node->sent = 0;
-	bpf_probe_read_kernel(node->comm, sizeof(node->comm), task->group_leader->comm);
+	bpf_core_read(node->comm, sizeof(node->comm), &leader->comm);
 }
 
 static __always_inline void publish(struct process_node *node, __u32 tgid)
@@ -176,32 +206,32 @@ static __always_inline void publish(struct process_node *node, __u32 tgid)
 
 /* Makes a live task's node known where it is not: it is a fork without an exec of its own, was started before the
  * programs were attached, or its place was taken. Returns it, or NULL. */
-static __always_inline struct process_node *know(struct task_struct *task)
+static __always_inline struct process_node *know(struct task_struct *task, enum reading how)
 {
-	struct process_node *node = slot_of(task->tgid);
+	struct process_node *node = slot_of(READ(how, task, tgid));
 	struct process_key key;
 
 	if (!node)
 		return NULL;
-	read_key(task, &key);
+	read_key_by(task, &key, how);
 	if (is_image(node, &key))
 		return node;
-	read_node(task, node);
+	read_node(task, node, BY_HELPER);
 	inherit_cmdline(node);
 	publish(node, key.tgid);
 	return node;
 }
 
-static __always_inline void know_ancestors(struct task_struct *task)
+static __always_inline void know_ancestors(struct task_struct *task, enum reading how)
 {
-	struct task_struct *parent = task->real_parent;
+	struct task_struct *parent = READ(how, task, real_parent);
 
 	if (!parent)
 		return;
-	know(parent);
-	parent = parent->real_parent;
+	know(parent, how);
+	parent = READ(how, parent, real_parent);
 	if (parent)
-		know(parent);
+		know(parent, how);
 }
 
 /* Sends the node of `key`, if it is known; its parent's key goes back through `key`. */
@@ -276,15 +306,15 @@ static __noinline int introduce(void)
 		return 0;
 	read_key(task, &key);
 	if (!is_image(node, &key)) {
-		read_node(task, node);
+		read_node(task, node, BY_HELPER);
 		inherit_cmdline(node);
 		publish(node, key.tgid);
 	}
 	if (!node->cmdline_bytes)
-		read_cmdline(task, node, PROCESS_CMDLINE_LATE);
+		read_cmdline(task, node, PROCESS_CMDLINE_LATE, BY_HELPER);
 	if (node->sent & SENT)
 		return 0;
-	know_ancestors(task);
+	know_ancestors(task, BY_HELPER);
 	if (send_lineage(node, 0))
 		node->sent |= SENT;
 	else

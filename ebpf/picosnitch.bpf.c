@@ -238,11 +238,11 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, void *bi
 	if (!node)
 		return 0;
 	/* The parent lives now and may have ended by the time this process opens a socket. */
-	know_ancestors(task);
-	read_node(task, node);
+	know_ancestors(task, DIRECTLY);
+	read_node(task, node, DIRECTLY);
 	node->exec_ns = bpf_ktime_get_boot_ns();
 	node->changed_ns = read_changed_ns(task);
-	read_cmdline(task, node, 0);
+	read_cmdline(task, node, 0, DIRECTLY);
 	publish(node, task->tgid);
 	device = node->executable.device;
 	if (!bpf_map_lookup_elem(&watched_devices, &device))

@@ -21,11 +21,11 @@ static __always_inline bool is_unseen(struct sock *sk)
 
 static __always_inline void introduce_other(struct task_struct *task)
 {
-	struct process_node *node = know(task);
+	struct process_node *node = know(task, BY_HELPER);
 
 	if (!node || node->sent & SENT)
 		return;
-	know_ancestors(task);
+	know_ancestors(task, BY_HELPER);
 	if (send_lineage(node, 0))
 		node->sent |= SENT;
 	else
