@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, auto
+from itertools import takewhile
 
 from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import Direction, FileIdentity, ProcessKey
@@ -87,6 +88,9 @@ UNSEEN = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}II")
 LOOKUP = struct.Struct(f"={HEADER.format[1:]}{_KEY}IHH{LOOKUP_ADDRESSES * 16}s{LOOKUP_NAME_BYTES}s")
 CGROUP_KEY = struct.Struct("=QII")
 CGROUP_PATH = struct.Struct(f"=I{CGROUP_PATH_BYTES}s")
+
+FLOW_STEP_BYTES = 8 + FLOW.size
+"""From one flow record in the ring to the next, header included."""
 
 _KIND = struct.Struct("=H")
 _RING_HEADER = struct.Struct("=II")
@@ -211,6 +215,43 @@ def split_ring(data: bytes) -> Iterator[bytes]:
         if not word & _RING_DISCARDED:
             yield data[start : start + length]
         offset = start + (length + 7) // 8 * 8
+
+
+def split_runs(data: bytes) -> Iterator[memoryview | bytes]:
+    """The same, but flow records that follow one another come as one piece of the ring.
+
+    A `memoryview` holds flow records, each `FLOW_STEP_BYTES` long, headers included; bytes are any
+    other record without its header. There are thousands of flow records at a time, and whoever
+    takes them together spends a tenth of what one by one would take.
+
+    Raises
+    ------
+    WireError
+        as `split_ring` does.
+    """
+    ring = memoryview(data)
+    offset = 0
+    while offset + 8 <= len(ring):
+        if length := _flow_bytes(ring, offset):
+            yield ring[offset : offset + length]
+            offset += length
+            continue
+        word, _page = _RING_HEADER.unpack_from(ring, offset)
+        if word & _RING_BUSY:
+            return
+        end = offset + 8 + ((word & ~_RING_DISCARDED) + 7) // 8 * 8
+        yield from split_ring(data[offset:end])
+        offset = end
+
+
+def _flow_bytes(ring: memoryview, offset: int) -> int:
+    """How much of the ring from here on is flow records and nothing else."""
+    whole = (len(ring) - offset) // FLOW_STEP_BYTES * FLOW_STEP_BYTES
+    rest = ring[offset : offset + whole]
+    lengths = rest.cast("I")[:: FLOW_STEP_BYTES // 4]
+    kinds = rest.cast("H")[4 :: FLOW_STEP_BYTES // 2]
+    is_flow = (FLOW.size, int(RecordKind.FLOW)).__eq__
+    return sum(FLOW_STEP_BYTES for _ in takewhile(is_flow, zip(lengths, kinds, strict=True)))
 
 
 def join_processes(data: bytes, limit: int) -> Iterator[bytes]:

@@ -149,8 +149,8 @@ def test_sensor_finds_who_a_record_speaks_of(btf: Btf, name: str) -> None:
     end = offsets["executable"] + btf.struct("file_identity").size
 
     assert slice(offsets["owner"], end) == drain._SUBJECT
-    assert end == drain._FLOW_IDENTITY.size
-    assert drain._KEY.size == offsets["owner"] + btf.struct("process_key").size - 4
+    assert end - offsets["owner"] == drain._KEY_AND_IDENTITY.size
+    assert drain._SUBJECTS.size == wire.FLOW_STEP_BYTES
 
 
 def test_wire_version_agrees() -> None:

@@ -21,6 +21,7 @@ from picosnitch_exporter.wire import (
     decode,
     encode_flow,
     split_ring,
+    split_runs,
 )
 
 WORDS = st.integers(0, 2**64 - 1)
@@ -51,6 +52,9 @@ FLOWS = st.builds(
     netns=HALVES,
     uid=HALVES,
 )
+
+
+FLOW_BYTES = struct.pack("=H", RecordKind.FLOW) + bytes(142)
 
 
 def in_ring(data: bytes, flags: int = 0) -> bytes:
@@ -91,6 +95,25 @@ def test_only_a_wire_error_when_the_ring_is_arbitrary(data: bytes) -> None:
 @given(st.lists(st.binary(max_size=99)))
 def test_records_come_back_when_the_ring_is_split(records: list[bytes]) -> None:
     assert records == list(split_ring(b"".join(in_ring(record) for record in records)))
+
+
+@given(st.lists(st.one_of(st.just(bytes(144)), st.just(FLOW_BYTES), st.binary(max_size=200))))
+def test_runs_hold_the_same_records_when_the_ring_is_split(records: list[bytes]) -> None:
+    found: list[bytes] = []
+    for piece in split_runs(b"".join(in_ring(record) for record in records)):
+        if isinstance(piece, memoryview):
+            assert set(split_ring(bytes(piece))) == {FLOW_BYTES}
+            found += split_ring(bytes(piece))
+        else:
+            found.append(piece)
+    assert found == records
+
+
+def test_flow_records_are_one_run_when_nothing_is_between_them() -> None:
+    run = in_ring(FLOW_BYTES) * 3
+    others = in_ring(b"a") + in_ring(b"b", 1 << 30) + in_ring(b"c")
+    busy = in_ring(FLOW_BYTES, 1 << 31) + in_ring(FLOW_BYTES)
+    assert list(split_runs(run + others + run + busy)) == [run, b"a", b"c", run]
 
 
 def test_discarded_is_left_out_and_busy_ends_when_the_ring_is_split() -> None:

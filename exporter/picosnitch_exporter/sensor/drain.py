@@ -13,18 +13,22 @@ from picosnitch_exporter.sensor.libbpf import Library, program_statistics
 from picosnitch_exporter.sensor.ring import Ring
 from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
 from picosnitch_exporter.wire import (
+    FLOW_STEP_BYTES,
     Counter,
     ProcessFlag,
     RecordKind,
     decode_process,
-    split_ring,
+    split_runs,
 )
 
 _KIND = struct.Struct("=H")
 _SUBJECT = slice(16, 56)
 """Owner and executable, in flow records and in those of unseen sockets."""
-_KEY = struct.Struct("=16xQQI")
-_FLOW_IDENTITY = struct.Struct("=40xQII")
+_SUBJECTS = struct.Struct(
+    f"={8 + _SUBJECT.start}x{_SUBJECT.stop - _SUBJECT.start}s{FLOW_STEP_BYTES - 8 - _SUBJECT.stop}x"
+)
+"""The same of one of many flow records in the ring."""
+_KEY_AND_IDENTITY = struct.Struct("=QQI4xQII")
 _COUNTER = struct.Struct("=Q")
 EXPIRE_SECONDS = 15.0
 """Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
@@ -77,22 +81,23 @@ def subjects_of(data: bytes) -> tuple[Subject, ...]:
 def _subjects_of(data: bytes) -> tuple[Subject, ...]:
     subjects: list[Subject] = []
     seen: set[bytes] = set()
-    for record in split_ring(data):
-        (kind,) = _KIND.unpack_from(record)
-        if kind in (RecordKind.FLOW, RecordKind.UNSEEN):
-            # Compared as bytes: thousands of records of one owner come at once.
-            subject = record[_SUBJECT]
-            if subject not in seen:
-                seen.add(subject)
-                subjects.append(_subject_of_flow(record))
-        elif kind == RecordKind.PROCESS:
-            subjects.append(_subject_of_process(record))
+    for piece in split_runs(data):
+        # Compared as bytes: thousands of records of one owner come at once.
+        if isinstance(piece, memoryview):
+            found = dict.fromkeys(subject for (subject,) in _SUBJECTS.iter_unpack(piece))
+        elif _KIND.unpack_from(piece)[0] in (RecordKind.FLOW, RecordKind.UNSEEN):
+            found = {piece[_SUBJECT]: None}
+        else:
+            if _KIND.unpack_from(piece)[0] == RecordKind.PROCESS:
+                subjects.append(_subject_of_process(piece))
+            continue
+        subjects += [_subject_of_flow(subject) for subject in found if subject not in seen]
+        seen.update(found)
     return tuple(subjects)
 
 
-def _subject_of_flow(record: bytes) -> Subject:
-    start_ns, exec_id, tgid = _KEY.unpack_from(record)
-    inode, device, generation = _FLOW_IDENTITY.unpack_from(record)
+def _subject_of_flow(subject: bytes) -> Subject:
+    start_ns, exec_id, tgid, inode, device, generation = _KEY_AND_IDENTITY.unpack(subject)
     return Subject(
         key=ProcessKey(start_ns=start_ns, exec_id=exec_id, tgid=tgid),
         executable=FileIdentity(inode=inode, device=device, generation=generation),
