@@ -70,10 +70,8 @@ def flow(
         program=CURL,
         parent=SHELL,
         grandparent=NO_PROGRAM,
-        workload=HOST,
         uid=1000,
         protocol="tcp",
-        scope=Scope.PUBLIC,
         direction=Direction.OUTBOUND,
         local_address="10.0.0.2",
         remote_address="93.184.216.34",
@@ -87,7 +85,6 @@ def flow(
         receive_calls=bool(recv),
         connections=connections,
         connect_failures=0,
-        is_final=False,
     )
 
 

@@ -69,7 +69,7 @@ def test_connection_is_a_row_when_it_moved_nothing() -> None:
 
 def test_nothing_is_a_row_when_a_flow_says_nothing() -> None:
     windows = Windows()
-    windows.add(replace(flow(send=0, recv=0), is_final=True))
+    windows.add(flow(send=0, recv=0))
     assert windows.close(0.0) == ()
 
 
@@ -197,6 +197,42 @@ def test_connection_is_recent_for_two_windows() -> None:
     assert first.id == second.id == third.id
     assert tuple(windows.recent(CURL_EXECUTABLE, 4.0)) == ()
     assert windows.closed == 3
+
+
+def test_row_is_added_to_without_a_flow_when_its_connection_is_known() -> None:
+    windows = Windows()
+    connection = windows.add(flow(send=1, recv=2))
+    assert connection is not None
+    connection.send_bytes += 10
+    (first,) = windows.close(1.0)
+    assert (connection.is_open, connection.is_remembered) == (False, True)
+    connection.open()
+    connection.open()
+    connection.receive_bytes += 20
+    assert windows.add(flow(send=3, recv=0)) is connection
+    (recent,) = windows.recent(CURL_EXECUTABLE, 2.0)
+    (second,) = windows.close(2.0)
+
+    assert (first.send_bytes, first.receive_bytes) == (11, 2)
+    assert (recent.last_bytes, recent.open_bytes) == ((11, 2), (3, 20))
+    assert (second.send_bytes, second.receive_bytes) == (3, 20)
+    assert windows.close(3.0) == ()
+    assert not connection.is_remembered
+
+
+def test_row_is_not_lost_when_its_connection_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rows_module, "MAX_REMEMBERED", 0)
+    windows = Windows()
+    connection = windows.add(flow(send=1, recv=0))
+    assert connection is not None
+    windows.close(1.0)
+    assert not connection.is_remembered
+    connection.open()
+    connection.send_bytes += 10
+    windows.add(flow(send=5, recv=0))
+    assert sum(row.send_bytes for row in windows.close(2.0)) == 15
 
 
 def test_recent_connections_are_those_of_the_executable_that_is_asked_for() -> None:

@@ -37,11 +37,12 @@ class IgnoreRules:
         self._addresses: dict[str, bool] = {}
         for rule in rules:
             self._add(rule)
-        self._is_empty = not (self._ports or self._hashes or self._domains or self._networks)
+        self.is_empty = not (self._ports or self._hashes or self._domains or self._networks)
+        """Nothing is ever left out."""
 
     def matches(self, row: LogRow) -> bool:
         """Whether any rule matches the row."""
-        if self._is_empty:
+        if self.is_empty:
             return False
         return (
             row.local_port in self._ports

@@ -46,13 +46,30 @@ class NoDomains:
         return ""
 
 
-@dataclass(slots=True)
-class _Connection:
+# Not frozen: what moves is added to it. Compared by identity.
+@dataclass(slots=True, kw_only=True, eq=False)
+class Connection:
+    """What has moved on a connection, in the open window and in the last one."""
+
     flow: AttributedFlow
-    send_bytes: int
-    receive_bytes: int
-    events: int
+    """Its latest names and addresses."""
     domain: str
+    send_bytes: int = 0
+    receive_bytes: int = 0
+    events: int = 0
+    last_bytes: tuple[int, int] = (0, 0)
+    is_open: bool = False
+    """It has a row in the open window."""
+    is_remembered: bool = True
+    """The windows find it again."""
+    opened: "list[Connection]"
+    """All that have a row in the open window."""
+
+    def open(self) -> None:
+        """Gives it a row in the open window, if it has none yet."""
+        if not self.is_open:
+            self.is_open = True
+            self.opened.append(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +103,10 @@ class Windows:
         # Between two looks of the caller more come in; and a log that takes none must not take all
         # the memory.
         self._bound = max_rows + max_rows // 4
-        self._connections: dict[_Key, _Connection] = {}
+        self._remembered: dict[_Key, Connection] = {}
+        """Those of the open window and of the last one."""
+        self._open: list[Connection] = []
         self._executions: dict[_ExecutionKey, int] = {}
-        self._last: dict[_Key, _Connection] = {}
         self.closed = 0
         """Windows that were closed since the start."""
         self.dropped_rows = 0
@@ -97,18 +115,22 @@ class Windows:
         """Left out by `Log ignore` since the start."""
 
     def __len__(self) -> int:
-        return len(self._connections) + len(self._executions)
+        return len(self._open) + len(self._executions)
 
     @property
     def is_full(self) -> bool:
         """Whether the window should be closed now, for the memory it takes."""
         return len(self) >= self._max_rows
 
-    def add(self, flow: AttributedFlow) -> None:
-        """Adds what moved to the row of its connection."""
+    def add(self, flow: AttributedFlow) -> Connection | None:
+        """Adds what moved to the row of its connection; None where it has none.
+
+        Until the window is closed, and beyond that while the connection `is_remembered`, the caller
+        may add to its row what moves next, once it has opened it.
+        """
         events = flow.transmit_calls + flow.receive_calls + flow.connections + flow.connect_failures
         if not (events or flow.transmit_bytes or flow.receive_bytes):
-            return
+            return None
         key = (
             flow.cookie,
             flow.owner,
@@ -117,25 +139,22 @@ class Windows:
             flow.protocol,
             flow.program.sha256,
         )
-        connection = self._connections.get(key)
-        if connection is None and len(self) >= self._bound:
-            self.dropped_rows += 1
-            return
+        connection = self._remembered.get(key)
         if connection is None:
-            self._connections[key] = _Connection(
-                flow,
-                flow.transmit_bytes,
-                flow.receive_bytes,
-                events,
-                self._domains.domain_of(flow),
-            )
-            return
+            if len(self) >= self._bound:
+                self.dropped_rows += 1
+                return None
+            domain = self._domains.domain_of(flow)
+            connection = Connection(flow=flow, domain=domain, opened=self._open)
+            self._remembered[key] = connection
+        # A socket is bound, and a command line read, after the first bytes at the latest.
+        elif flow.local_address or not connection.flow.local_address:
+            connection.flow = flow
+        connection.open()
         connection.send_bytes += flow.transmit_bytes
         connection.receive_bytes += flow.receive_bytes
         connection.events += events
-        # A socket is bound, and a command line read, after the first bytes at the latest.
-        if flow.local_address or not connection.flow.local_address:
-            connection.flow = flow
+        return connection
 
     def add_execution(
         self,
@@ -152,35 +171,48 @@ class Windows:
 
     def close(self, now: float) -> tuple[LogRow, ...]:
         """The rows of the window that ends now (Unix seconds), and begins the next one."""
-        connections, self._connections = self._connections, {}
+        opened = self._open.copy()
+        self._open.clear()
         executions, self._executions = self._executions, {}
-        self._last = connections if len(connections) <= MAX_REMEMBERED else {}
         self.closed += 1
-        rows = [self._connection_row(connection, now) for connection in connections.values()]
+        rows = [self._connection_row(connection, now) for connection in opened]
         rows += [_execution_row(key, count, now) for key, count in executions.items()]
+        self._forget_idle(remembers=len(opened) <= MAX_REMEMBERED)
+        for connection in opened:
+            connection.last_bytes = (connection.send_bytes, connection.receive_bytes)
+            connection.send_bytes = connection.receive_bytes = connection.events = 0
+            connection.is_open = False
+        if self._ignore.is_empty:
+            return tuple(rows)
         kept = tuple(row for row in rows if not self._ignore.matches(row))
         self.ignored_rows += len(rows) - len(kept)
         return kept
 
+    def _forget_idle(self, *, remembers: bool) -> None:
+        """Forgets what has no row in the window that ends, or all."""
+        before, self._remembered = self._remembered, {}
+        for key, connection in before.items():
+            connection.is_remembered = remembers and connection.is_open
+            if connection.is_remembered:
+                self._remembered[key] = connection
+
     def recent(self, executable: Executable, now: float) -> Iterator[RecentConnection]:
         """Its connections of the open window and the last one, without those that are ignored."""
-        for key in self._recent_keys():
-            last, current = self._last.get(key), self._connections.get(key)
-            latest = current or last
-            if latest is None or latest.flow.program.sha256 != executable.sha256:
+        for key, connection in self._remembered.items():
+            flow = connection.flow
+            if (flow.program.sha256, flow.program.exe) != (executable.sha256, executable.exe):
                 continue
-            if latest.flow.program.exe != executable.exe:
-                continue
-            last_bytes, open_bytes = _moved(last), _moved(current)
+            last_bytes = connection.last_bytes
+            open_bytes = (connection.send_bytes, connection.receive_bytes)
             row = replace(
-                self._connection_row(latest, now),
+                self._connection_row(connection, now),
                 send_bytes=last_bytes[0] + open_bytes[0],
                 receive_bytes=last_bytes[1] + open_bytes[1],
             )
             if not self._ignore.matches(row):
                 yield RecentConnection(
                     id=f"{hash(key) & _MASK:016x}",
-                    pid=latest.flow.owner.tgid,
+                    pid=flow.owner.tgid,
                     row=row,
                     last_bytes=last_bytes,
                     open_bytes=open_bytes,
@@ -189,8 +221,7 @@ class Windows:
     def count_recent(self) -> dict[Executable, tuple[int, int]]:
         """Connections and domains of each executable, in the open window and the last one."""
         found: dict[Executable, tuple[int, set[str]]] = {}
-        for key in self._recent_keys():
-            connection = self._connections.get(key) or self._last[key]
+        for connection in self._remembered.values():
             program = connection.flow.program
             executable = Executable(sha256=program.sha256, exe=program.exe)
             count, domains = found.get(executable, (0, set()))
@@ -199,11 +230,7 @@ class Windows:
             found[executable] = (count + 1, domains)
         return {executable: (count, len(domains)) for executable, (count, domains) in found.items()}
 
-    def _recent_keys(self) -> Iterator[_Key]:
-        yield from self._connections
-        yield from (key for key in self._last if key not in self._connections)
-
-    def _connection_row(self, connection: _Connection, now: float) -> LogRow:
+    def _connection_row(self, connection: Connection, now: float) -> LogRow:
         flow = connection.flow
         return LogRow(
             contime=now,
@@ -225,10 +252,6 @@ class Windows:
             netns=flow.netns,
             container=flow.container,
         )
-
-
-def _moved(connection: _Connection | None) -> tuple[int, int]:
-    return (0, 0) if connection is None else (connection.send_bytes, connection.receive_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

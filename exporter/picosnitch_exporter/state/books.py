@@ -15,22 +15,35 @@ from picosnitch_exporter.model import (
 from picosnitch_exporter.state.cardinality import Counts
 from picosnitch_exporter.state.held import Held
 from picosnitch_exporter.state.store import Store
-from picosnitch_exporter.wire import FlowFlag, FlowRecord, UnseenRecord
+from picosnitch_exporter.wire import FlowRecord, UnseenRecord
 
 Lineage = tuple[Program, Program, Program]
 """Process, parent and grandparent."""
 _NOBODY = Executable(sha256=UNHASHED, exe="")
-_FINAL = int(FlowFlag.FINAL)
-"""A plain number: the operators of IntFlag take 0.6 us each."""
 _UNSEEN_KINDS = {17: "packet_ring", 44: "xdp"}
 """By address family: AF_PACKET, AF_XDP."""
+
+
+class Row(Protocol):
+    """The row of a connection: `log.rows.Connection`."""
+
+    send_bytes: int
+    receive_bytes: int
+    events: int
+    is_open: bool
+    """False once its window has been closed: it is to be opened before more is added."""
+    is_remembered: bool
+    """False once nothing more is to be added."""
+
+    def open(self) -> None:
+        """Takes part in the window that is open now."""
 
 
 class RowSink(Protocol):
     """What takes the rows: `log.rows.Windows`."""
 
-    def add(self, flow: AttributedFlow, /) -> None:
-        """Takes what moved on a connection."""
+    def add(self, flow: AttributedFlow, /) -> Row | None:
+        """Takes what moved on a connection; what moves next may be added to the row."""
 
     def add_execution(
         self,
@@ -114,7 +127,7 @@ class Books:
             executable,
             held.workload,
             name=program.name,
-            parent=Executable(sha256=parent.sha256, exe=parent.exe) if parent.exe else _NOBODY,
+            parent=as_executable(parent),
             size_bytes=held.version.size_bytes if held.version is not None else 0,
             is_deleted=held.version is not None and held.version.is_deleted,
             time_seconds=self._to_unix(held.time_ns),
@@ -138,10 +151,8 @@ class Books:
             program=lineage[0],
             parent=lineage[1],
             grandparent=lineage[2],
-            workload=held.workload,
             uid=flow.uid,
             protocol=protocol_name(flow.protocol, family=flow.family),
-            scope=scope_of(flow.remote_address),
             direction=flow.direction,
             local_address=address_text(flow.local_address),
             remote_address=address_text(flow.remote_address),
@@ -155,5 +166,9 @@ class Books:
             receive_calls=flow.receive_calls,
             connections=flow.connections,
             connect_failures=flow.connect_failures,
-            is_final=bool(int(flow.flags) & _FINAL),
         )
+
+
+def as_executable(program: Program) -> Executable:
+    """What a parent is in labels; empty where there is none."""
+    return Executable(sha256=program.sha256, exe=program.exe) if program.exe else _NOBODY
