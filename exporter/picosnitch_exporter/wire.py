@@ -9,7 +9,6 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, auto
-from itertools import takewhile
 
 from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import Direction, FileIdentity, ProcessKey
@@ -89,14 +88,12 @@ LOOKUP = struct.Struct(f"={HEADER.format[1:]}{_KEY}IHH{LOOKUP_ADDRESSES * 16}s{L
 CGROUP_KEY = struct.Struct("=QII")
 CGROUP_PATH = struct.Struct(f"=I{CGROUP_PATH_BYTES}s")
 
-FLOW_STEP_BYTES = 8 + FLOW.size
-"""From one flow record in the ring to the next, header included."""
-
 _KIND = struct.Struct("=H")
-_RING_HEADER = struct.Struct("=II")
-_RING_BUSY = 1 << 31
-_RING_DISCARDED = 1 << 30
-_DIRECTIONS = (Direction.UNKNOWN, Direction.OUTBOUND, Direction.INBOUND)
+RING_HEADER = struct.Struct("=II")
+RING_BUSY = 1 << 31
+RING_DISCARDED = 1 << 30
+DIRECTIONS = (Direction.UNKNOWN, Direction.OUTBOUND, Direction.INBOUND)
+"""By the number in a flow record."""
 
 
 # Not frozen: a frozen dataclass sets its fields through object.__setattr__, which made decoding 2.4
@@ -203,55 +200,18 @@ def split_ring(data: bytes) -> Iterator[bytes]:
     """
     offset = 0
     while offset + 8 <= len(data):
-        word, _page = _RING_HEADER.unpack_from(data, offset)
-        if word & _RING_BUSY:
+        word, _page = RING_HEADER.unpack_from(data, offset)
+        if word & RING_BUSY:
             return
-        length = word & ~(_RING_BUSY | _RING_DISCARDED)
+        length = word & ~(RING_BUSY | RING_DISCARDED)
         start = offset + 8
         if start + length > len(data):
             raise WireError(
                 f"ring record of {length} bytes at {offset} ends beyond the {len(data)} read"
             )
-        if not word & _RING_DISCARDED:
+        if not word & RING_DISCARDED:
             yield data[start : start + length]
         offset = start + (length + 7) // 8 * 8
-
-
-def split_runs(data: bytes) -> Iterator[memoryview | bytes]:
-    """The same, but flow records that follow one another come as one piece of the ring.
-
-    A `memoryview` holds flow records, each `FLOW_STEP_BYTES` long, headers included; bytes are any
-    other record without its header. There are thousands of flow records at a time, and whoever
-    takes them together spends a tenth of what one by one would take.
-
-    Raises
-    ------
-    WireError
-        as `split_ring` does.
-    """
-    ring = memoryview(data)
-    offset = 0
-    while offset + 8 <= len(ring):
-        if length := _flow_bytes(ring, offset):
-            yield ring[offset : offset + length]
-            offset += length
-            continue
-        word, _page = _RING_HEADER.unpack_from(ring, offset)
-        if word & _RING_BUSY:
-            return
-        end = offset + 8 + ((word & ~_RING_DISCARDED) + 7) // 8 * 8
-        yield from split_ring(data[offset:end])
-        offset = end
-
-
-def _flow_bytes(ring: memoryview, offset: int) -> int:
-    """How much of the ring from here on is flow records and nothing else."""
-    whole = (len(ring) - offset) // FLOW_STEP_BYTES * FLOW_STEP_BYTES
-    rest = ring[offset : offset + whole]
-    lengths = rest.cast("I")[:: FLOW_STEP_BYTES // 4]
-    kinds = rest.cast("H")[4 :: FLOW_STEP_BYTES // 2]
-    is_flow = (FLOW.size, int(RecordKind.FLOW)).__eq__
-    return sum(FLOW_STEP_BYTES for _ in takewhile(is_flow, zip(lengths, kinds, strict=True)))
 
 
 def join_processes(data: bytes, limit: int) -> Iterator[bytes]:
@@ -261,7 +221,7 @@ def join_processes(data: bytes, limit: int) -> Iterator[bytes]:
     length = 0
     for offset in range(0, len(data) - size + 1, size):
         used = PROCESS.size + min(PROCESS.unpack_from(data, offset)[-4], CMDLINE_BYTES)
-        piece = _RING_HEADER.pack(used, 0) + data[offset : offset + used] + bytes(-used % 8)
+        piece = RING_HEADER.pack(used, 0) + data[offset : offset + used] + bytes(-used % 8)
         if length + len(piece) > limit:
             yield b"".join(pieces)
             pieces.clear()
@@ -294,7 +254,7 @@ def decode(record: bytes) -> Record:
 def _decode_flow(record: bytes) -> FlowRecord:
     fields = FLOW.unpack(record)
     direction = fields[24]
-    if direction >= len(_DIRECTIONS):
+    if direction >= len(DIRECTIONS):
         raise WireError(f"flow record with unknown direction {direction}")
     return FlowRecord(
         flags=FlowFlag(fields[1]),
@@ -314,7 +274,7 @@ def _decode_flow(record: bytes) -> FlowRecord:
         remote_port=fields[21],
         protocol=fields[22],
         family=fields[23],
-        direction=_DIRECTIONS[direction],
+        direction=DIRECTIONS[direction],
         netns=fields[25],
         uid=fields[26],
     )
@@ -348,11 +308,11 @@ def encode_flow(record: FlowRecord) -> bytes:
         record.remote_port,
         record.protocol,
         record.family,
-        _DIRECTIONS.index(record.direction),
+        DIRECTIONS.index(record.direction),
         record.netns,
         record.uid,
     )
-    return _RING_HEADER.pack(len(data), 0) + data
+    return RING_HEADER.pack(len(data), 0) + data
 
 
 def decode_process(record: bytes) -> ProcessRecord:

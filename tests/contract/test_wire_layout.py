@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from picosnitch_exporter import wire
+from picosnitch_exporter import runs, wire
 from picosnitch_exporter.model import Direction
 from picosnitch_exporter.sensor import control, drain
 from tests.contract.btf import Btf, Struct
@@ -128,7 +128,7 @@ def test_directions_agree(btf: Btf) -> None:
 
     assert {f"DIRECTION_{name}" for name in expected} == set(values)
     for name, text in expected.items():
-        assert wire._DIRECTIONS[values[f"DIRECTION_{name}"]] is Direction(text)
+        assert wire.DIRECTIONS[values[f"DIRECTION_{name}"]] is Direction(text)
 
 
 def test_control_block_agrees(btf: Btf) -> None:
@@ -149,8 +149,27 @@ def test_sensor_finds_who_a_record_speaks_of(btf: Btf, name: str) -> None:
     end = offsets["executable"] + btf.struct("file_identity").size
 
     assert slice(offsets["owner"], end) == drain._SUBJECT
-    assert end - offsets["owner"] == drain._KEY_AND_IDENTITY.size
-    assert drain._SUBJECTS.size == wire.FLOW_STEP_BYTES
+    assert end - offsets["owner"] == runs.WHO.size
+
+
+def test_parts_of_a_flow_are_where_the_kernel_side_writes_them(btf: Btf) -> None:
+    offsets = {member.name: member.offset for member in btf.struct("flow_record").members}
+    names = sorted(offsets, key=offsets.__getitem__)
+    in_ring = bytes(wire.RING_HEADER.size) + bytes(range(wire.FLOW.size))
+    flags, time_ns, front, *sums, back = runs.PARTS.unpack(in_ring)
+
+    def at(name: str, size: int) -> int:
+        return int.from_bytes(in_ring[8 + offsets[name] :][:size], "little")
+
+    assert (flags, time_ns) == (int.from_bytes(in_ring[10:12], "little"), at("header", 16) >> 64)
+    assert offsets["owner"] == front[0]
+    assert len(front) == offsets["transmit_bytes"] - offsets["owner"]
+    sum_names = names[names.index("transmit_bytes") : names.index("local_address")]
+    assert [at(name, 4 if "_bytes" not in name else 8) for name in sum_names] == sums
+    assert offsets["local_address"] == back[0]
+    assert (runs.COOKIE.size, runs.PLACE.size) == (len(front), len(back))
+    assert (offsets["cookie"],) == (front[40],)
+    assert {runs.PARTS.size, runs.OWNERS.size} == {runs.STEP_BYTES}
 
 
 def test_wire_version_agrees() -> None:

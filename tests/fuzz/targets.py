@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import bcrypt
 
-from picosnitch_exporter import config, stream, wire
+from picosnitch_exporter import config, runs, stream, wire
 from picosnitch_exporter.checks import record
 from picosnitch_exporter.config import showing
 from picosnitch_exporter.errors import ConfigurationError, UsageError, WireError
@@ -55,8 +55,18 @@ def ring(data: bytes) -> None:
                 assert wire.decode(again) == found
     with contextlib.suppress(WireError):
         drain.subjects_of(data)
+    with contextlib.suppress(WireError):
+        alone = list(wire.split_ring(data))
+        assert alone == [one for piece in runs.split_runs(data) for one in _records(piece)]
     for piece in wire.join_processes(data, stream.MAX_RECORD_BYTES):
         list(wire.split_ring(piece))
+
+
+def _records(piece: memoryview | bytes) -> Iterator[bytes]:
+    if isinstance(piece, memoryview):
+        yield from wire.split_ring(bytes(piece))
+    else:
+        yield piece
 
 
 def frames(data: bytes) -> None:

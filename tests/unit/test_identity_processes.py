@@ -198,3 +198,20 @@ def test_process_exists_when_it_runs() -> None:
     ended = subprocess.Popen(["/bin/true"])
     ended.wait()
     assert not exists(ended.pid)
+
+
+def test_change_is_noted_when_more_becomes_known_of_a_process() -> None:
+    table = ProcessTable()
+    changes = [table.changes]
+    for record in (
+        process(cmdline=b"", flags=MISSING),
+        process(cmdline=b"", flags=MISSING),
+        process(cmdline=b"curl\0"),
+        process(cmdline=b"curl\0"),
+        process(cmdline=b"curl\0", uid=5),
+        process(cmdline=b"curl\0", uid=5, exec_ns=11 * SECOND_NS),
+    ):
+        table.add(record, now_ns=NOW)
+        changes.append(table.changes)
+    table.add_command_line(CommandLine(key=key(), cmdline=b"curl\0-v\0"), now_ns=NOW)
+    assert [*changes, table.changes] == [0, 0, 0, 1, 1, 2, 3, 4]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from picosnitch_exporter import catalog
+from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.identity.processes import Process, ProcessTable
 from picosnitch_exporter.identity.registry import Registry
 from picosnitch_exporter.log.rows import Windows
@@ -25,11 +26,20 @@ from picosnitch_exporter.model import (
     SeriesLabels,
     Workload,
 )
+from picosnitch_exporter.runs import who_of
 from picosnitch_exporter.state.attribution import Attributor
 from picosnitch_exporter.state.health import Health
+from picosnitch_exporter.state.known import Known, Owner
 from picosnitch_exporter.state.store import Store
 from picosnitch_exporter.stream import CommandLine, ExecutableSeen
-from picosnitch_exporter.wire import FlowFlag, FlowRecord, ProcessFlag, UnseenRecord
+from picosnitch_exporter.wire import (
+    FlowFlag,
+    FlowRecord,
+    ProcessFlag,
+    UnseenRecord,
+    decode,
+    encode_flow,
+)
 from tests.identity_samples import (
     NOW_NS,
     OLD_NS,
@@ -62,12 +72,52 @@ class Execution:
 
 
 @dataclass
+class FakeRow:
+    """What is added to it later is added to the flow that it began with."""
+
+    flow: AttributedFlow
+    events: int = 0
+    is_open: bool = True
+    is_remembered: bool = True
+
+    @property
+    def send_bytes(self) -> int:
+        return self.flow.transmit_bytes
+
+    @send_bytes.setter
+    def send_bytes(self, value: int) -> None:
+        assert self.is_open
+        self.flow.transmit_bytes = value
+
+    @property
+    def receive_bytes(self) -> int:
+        return self.flow.receive_bytes
+
+    @receive_bytes.setter
+    def receive_bytes(self, value: int) -> None:
+        assert self.is_open
+        self.flow.receive_bytes = value
+
+    def open(self) -> None:
+        assert not self.is_open
+        self.is_open = True
+
+
+@dataclass
 class FakeRows:
     flows: list[AttributedFlow] = field(default_factory=list)
+    rows: list[FakeRow] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)
 
-    def add(self, flow: AttributedFlow, /) -> None:
+    def add(self, flow: AttributedFlow, /) -> FakeRow:
         self.flows.append(flow)
+        self.rows.append(FakeRow(flow))
+        return self.rows[-1]
+
+    def close(self, *, remembers: bool = True) -> None:
+        for row in self.rows:
+            row.is_remembered = remembers and row.is_open
+            row.is_open = False
 
     def add_execution(
         self,
@@ -133,6 +183,20 @@ class Bench:
             process(SHELL, parent=INIT, executable=file(10), generation=1, comm=b"sh")
         )
         self.attributor.process(process(INIT, executable=file(1), generation=2, comm=b"init"))
+
+    def take(self, *records: FlowRecord) -> int:
+        """As the intake does; how many of them were looked at one by one."""
+        looked_at = 0
+        for piece in self.attributor.flows(memoryview(b"".join(map(encode_flow, records)))):
+            record = decode(piece)
+            assert isinstance(record, FlowRecord)
+            self.attributor.flow(record)
+            looked_at += 1
+        return looked_at
+
+    def close_window(self, *, remembers: bool = True) -> None:
+        self.rows.close(remembers=remembers)
+        self.attributor.window_closed()
 
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -515,6 +579,149 @@ def test_socket_is_said_to_be_unseen_when_no_hook_sees_its_bytes(bench: Bench) -
         assert bench.health.counts[name, digest("7"), "/bin/x", "", "", "", kind] == 1
 
 
+@pytest.fixture
+def known(bench: Bench) -> Bench:
+    """A curl whose names are all known, as a first flow of it has shown."""
+    for inode in (1, 10, 7):
+        bench.show_hashed(file(inode))
+    bench.introduce_all()
+    assert bench.take(flow(CURL, transmit_bytes=1)) == 1
+    return bench
+
+
+def test_later_flows_are_only_added_up_when_the_owner_has_all_names(known: Bench) -> None:
+    assert known.take(*(flow(CURL, transmit_bytes=10, receive_bytes=2) for _ in range(3))) == 0
+    first, second = known.rows.flows
+    assert (first.transmit_bytes, second.transmit_bytes, second.receive_bytes) == (1, 30, 6)
+    assert replace(second, transmit_bytes=1, receive_bytes=0, receive_calls=0) == first
+    assert known.transmitted() == {hashed(7): 31}
+    assert [row.events for row in known.rows.rows] == [0, 4]
+
+
+def test_new_connection_is_taken_in_when_the_owner_has_all_names(known: Bench) -> None:
+    new = flow(CURL, cookie=2, transmit_bytes=5, connections=1, connect_failures=2)
+    assert known.take(new, replace(new, flags=FlowFlag.FINAL, time_ns=60 * SECOND_NS)) == 0
+    snapshot = known.store.snapshot(0.0)
+    assert known.transmitted() == {hashed(7): 11}
+    assert list(snapshot.connections.values) == [2]
+    assert snapshot.connections.labels[0].direction is Direction.OUTBOUND
+    assert list(snapshot.connect_failures.values) == [4]
+    assert [fact.last_seen_seconds for fact in snapshot.executables] == [60.0]
+
+
+def test_connection_counts_when_it_has_moved_nothing(known: Bench) -> None:
+    assert known.take(flow(CURL, cookie=2, connections=1)) == 0
+    snapshot = known.store.snapshot(0.0)
+    assert (list(snapshot.connections.values), known.transmitted()) == ([1], {hashed(7): 1})
+
+
+def test_flow_is_looked_at_when_its_executable_is_not_that_of_the_process(known: Bench) -> None:
+    known.show_hashed(file(8))
+    record = flow(CURL, executable=file(8), transmit_bytes=5)
+    assert known.take(record, record) == 2
+    assert known.transmitted() == {hashed(7): 1, hashed(8): 10}
+
+
+def test_scope_and_protocol_are_those_of_the_flow_when_the_owner_is_known(known: Bench) -> None:
+    known.take(flow(CURL, transmit_bytes=1, remote_address=bytes(15) + b"\1", protocol=17))
+    labels = known.store.snapshot(0.0).transmit_bytes.labels
+    assert {(each.protocol, each.scope) for each in labels} == {
+        ("tcp", Scope.PUBLIC),
+        ("udp", Scope.LOOPBACK),
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"remote_port": 53},
+        {"flags": FlowFlag.KERNEL},
+        {"owner": SHELL},
+        {"executable": file(8)},
+    ],
+)
+def test_flow_is_looked_at_when_it_is_not_like_the_others(
+    known: Bench, changes: dict[str, object]
+) -> None:
+    record = replace(flow(CURL, transmit_bytes=1), **changes)  # type: ignore[arg-type]
+    assert known.take(record, record) == 2
+
+
+def test_flow_is_lost_to_nobody_when_its_direction_is_unknown(known: Bench) -> None:
+    data = bytearray(encode_flow(flow(CURL, transmit_bytes=1)))
+    data[8 + 135] = 3
+    (piece,) = known.attributor.flows(memoryview(bytes(data)))
+    with pytest.raises(WireError):
+        decode(piece)
+
+
+def test_all_names_are_looked_at_again_when_one_has_changed(known: Bench) -> None:
+    record = flow(CURL, transmit_bytes=1)
+    assert known.take(record, record) == 0
+    known.attributor.process(process(CURL, parent=SHELL, cmdline=b"curl\0-q\0"))
+    assert known.take(record, record) == 1
+    assert [row.program.cmdline for row in known.rows.flows] == ["curl -v"] * 2 + ["curl -q"] * 2
+
+
+def test_nothing_is_looked_at_when_a_process_is_introduced_as_it_was(known: Bench) -> None:
+    known.introduce_all()
+    assert known.take(flow(CURL, transmit_bytes=1)) == 0
+
+
+def test_row_is_opened_when_its_window_is_a_new_one(known: Bench) -> None:
+    record = flow(CURL, transmit_bytes=1)
+    known.take(record)
+    known.close_window()
+    assert known.take(record) == 0
+    assert len(known.rows.flows) == 2
+    known.close_window(remembers=False)
+    assert known.take(record) == 0
+    assert len(known.rows.flows) == 3
+
+
+@pytest.mark.parametrize("change", ["final", "forced", "late"])
+def test_owner_is_not_learned_when_a_name_may_be_missing(bench: Bench, change: str) -> None:
+    bench = Bench(max_held=0) if change == "forced" else bench
+    bench.show_hashed(file(7))
+    if change != "late":
+        bench.show_hashed(file(10))
+    bench.attributor.process(process(CURL, parent=SHELL))
+    if change == "final":
+        bench.attributor.process(process(SHELL, parent=INIT, executable=file(10)))
+    for _ in range(2):
+        assert bench.take(flow(CURL, transmit_bytes=1)) == 1
+        bench.wait(121)
+    assert bench.take(flow(CURL, transmit_bytes=1)) == 1
+
+
+def test_bounds_hold_when_there_are_more_owners_and_connections(bench: Bench) -> None:
+    known = Known(store=bench.store, rows=bench.rows, to_unix=float, max_owners=1, max_lines=1)
+    bench.show_hashed()
+    for tgid in (100, 101):
+        bench.attributor.process(process(key(tgid)))
+        owner = flow(key(tgid))
+        assert list(known.take(memoryview(encode_flow(owner)))) != []
+        version = bench.registry.version_of(file(), exec_ns=10 * SECOND_NS)
+        known.learn(
+            who_of(owner),
+            Owner(
+                key=owner.owner,
+                executable=hashed(7),
+                workload=HOST,
+                container="",
+                lineage=(NO_PROGRAM, NO_PROGRAM, NO_PROGRAM),
+                version=version,
+            ),
+        )
+    first, second = (flow(key(101), cookie=cookie, transmit_bytes=1) for cookie in (1, 2))
+    for record in (first, second, first, second, flow(key(100))):
+        refused = list(known.take(memoryview(encode_flow(record))))
+        assert bool(refused) == (record.owner == key(100))
+    known.post()
+    assert [row.transmit_bytes for row in bench.rows.flows] == [2, 1, 1]
+    assert bench.transmitted() == {hashed(7): 4}
+
+
 def test_parts_fit_together_when_they_are_the_real_ones() -> None:
     hasher, health, rows = FakeHasher(), Health(), Windows()
     clock = FakeClock()
@@ -571,7 +778,7 @@ class AttributorMachine(RuleBasedStateMachine):
         connections: int,
         is_final: bool,
     ) -> None:
-        self.bench.attributor.flow(
+        self.bench.take(
             flow(
                 owner,
                 executable=self.file_of(owner),
@@ -634,6 +841,10 @@ class AttributorMachine(RuleBasedStateMachine):
         logged = sum(row.transmit_bytes for row in self.bench.rows.flows)
         assert self.totals()["transmit_bytes"] == logged
         assert self.flows["transmit_bytes"] == logged + waiting
+
+    @rule(remembers=st.booleans())
+    def close_window(self, *, remembers: bool) -> None:
+        self.bench.close_window(remembers=remembers)
 
     def totals(self) -> dict[str, int]:
         snapshot = self.bench.store.snapshot(0.0)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import Direction, FileIdentity, ProcessKey
+from picosnitch_exporter.runs import split_runs
 from picosnitch_exporter.wire import (
     DNS,
     FLOW,
@@ -21,7 +22,6 @@ from picosnitch_exporter.wire import (
     decode,
     encode_flow,
     split_ring,
-    split_runs,
 )
 
 WORDS = st.integers(0, 2**64 - 1)

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from picosnitch_exporter.model import Scope
 
+DNS_PORT = 53
 UNSPECIFIED = bytes(16)
 """No address, or one that names nobody: the kernel side writes 0.0.0.0 like this, too."""
 

@@ -105,6 +105,8 @@ class ProcessTable:
         self._idle_ns = idle_ns
         self._processes: OrderedDict[ProcessKey, Process] = OrderedDict()
         self._early: OrderedDict[ProcessKey, str] = OrderedDict()
+        self.changes = 0
+        """How often more has become known of a process that had been introduced."""
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -152,18 +154,20 @@ class ProcessTable:
                 self._improve(process, early)
             return process
         if source >= process.source:
+            before = (process.name, process.cmdline, process.uid)
             process.source = source
             process.cmdline = render_cmdline(record.cmdline) or process.cmdline
             process.name = os.fsdecode(record.comm)
             process.uid = record.uid
             process.cgroup_id = record.cgroup_id
             process.cgroup1_id = record.cgroup1_id
-            process.program = None
+            if before != (process.name, process.cmdline, process.uid):
+                self._note_change(process)
         if record.exec_ns and record.exec_ns != process.exec_ns:
             process.exec_ns = record.exec_ns
             process.changed_ns = record.changed_ns
             process.version = None
-            process.program = None
+            self._note_change(process)
         return process
 
     def add_command_line(self, frame: CommandLine, *, now_ns: int) -> Process | None:
@@ -199,7 +203,11 @@ class ProcessTable:
         if process.source <= CommandLineSource.PROC or is_whole:
             process.cmdline = cmdline
             process.source = max(process.source, CommandLineSource.PROC)
-            process.program = None
+            self._note_change(process)
+
+    def _note_change(self, process: Process) -> None:
+        process.program = None
+        self.changes += 1
 
     def _make_room(self) -> None:
         if len(self._processes) < self._max_processes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.errors import WireError
-from picosnitch_exporter.identity.addresses import address_text, scope_of
+from picosnitch_exporter.identity.addresses import DNS_PORT, address_text, scope_of
 from picosnitch_exporter.log.answers import Answer, parse, reverse_text
 from picosnitch_exporter.log.names import Holder, NameTable
 from picosnitch_exporter.log.streams import Message, Streams
@@ -19,7 +19,6 @@ from picosnitch_exporter.model import AttributedFlow, ProcessKey, Scope
 from picosnitch_exporter.state.cardinality import Counts
 from picosnitch_exporter.wire import DnsFlag, DnsRecord, FlowRecord, LookupRecord
 
-DNS_PORT = 53
 MAX_SOCKETS = 8_192
 MAX_CONNECTIONS = 16_384
 MAX_UNOWNED = 1_024

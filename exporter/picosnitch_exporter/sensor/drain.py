@@ -8,27 +8,21 @@ from dataclasses import dataclass
 
 from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import FileIdentity, ProcessKey
+from picosnitch_exporter.runs import OWNERS, WHO, split_runs
 from picosnitch_exporter.sensor.kernel_side import KernelSide
 from picosnitch_exporter.sensor.libbpf import Library, program_statistics
 from picosnitch_exporter.sensor.ring import Ring
 from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
 from picosnitch_exporter.wire import (
-    FLOW_STEP_BYTES,
     Counter,
     ProcessFlag,
     RecordKind,
     decode_process,
-    split_runs,
 )
 
 _KIND = struct.Struct("=H")
 _SUBJECT = slice(16, 56)
 """Owner and executable, in flow records and in those of unseen sockets."""
-_SUBJECTS = struct.Struct(
-    f"={8 + _SUBJECT.start}x{_SUBJECT.stop - _SUBJECT.start}s{FLOW_STEP_BYTES - 8 - _SUBJECT.stop}x"
-)
-"""The same of one of many flow records in the ring."""
-_KEY_AND_IDENTITY = struct.Struct("=QQI4xQII")
 _COUNTER = struct.Struct("=Q")
 EXPIRE_SECONDS = 15.0
 """Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
@@ -84,7 +78,7 @@ def _subjects_of(data: bytes) -> tuple[Subject, ...]:
     for piece in split_runs(data):
         # Compared as bytes: thousands of records of one owner come at once.
         if isinstance(piece, memoryview):
-            found = dict.fromkeys(subject for (subject,) in _SUBJECTS.iter_unpack(piece))
+            found = dict.fromkeys(subject for (subject,) in OWNERS.iter_unpack(piece))
         elif _KIND.unpack_from(piece)[0] in (RecordKind.FLOW, RecordKind.UNSEEN):
             found = {piece[_SUBJECT]: None}
         else:
@@ -97,7 +91,7 @@ def _subjects_of(data: bytes) -> tuple[Subject, ...]:
 
 
 def _subject_of_flow(subject: bytes) -> Subject:
-    start_ns, exec_id, tgid, inode, device, generation = _KEY_AND_IDENTITY.unpack(subject)
+    start_ns, exec_id, tgid, inode, device, generation = WHO.unpack(subject)
     return Subject(
         key=ProcessKey(start_ns=start_ns, exec_id=exec_id, tgid=tgid),
         executable=FileIdentity(inode=inode, device=device, generation=generation),

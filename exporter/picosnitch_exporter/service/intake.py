@@ -12,6 +12,7 @@ from picosnitch_exporter.log.domains import DomainTable
 from picosnitch_exporter.log.journal import Journal
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import KnownFile
+from picosnitch_exporter.runs import split_runs
 from picosnitch_exporter.service.entries import Carried, Entry, pack, unpack
 from picosnitch_exporter.service.status import ClockWatch
 from picosnitch_exporter.state.attribution import Attributor
@@ -30,7 +31,6 @@ from picosnitch_exporter.wire import (
     ProcessRecord,
     UnseenRecord,
     encode_flow,
-    split_ring,
 )
 from picosnitch_exporter.wire import decode as decode_record
 
@@ -148,24 +148,31 @@ class Intake:
             self._append(Carried(segment=segment, data=held))
 
     def _take_in(self, data: bytes) -> None:
-        for piece in split_ring(data):
-            try:
-                record = decode_record(piece)
-            except WireError as error:
-                self._health.count(catalog.EVENTS_LOST, ("record", "malformed"))
-                _log.warning(Event("record_lost", {"error": str(error)}))
-                continue
-            if isinstance(record, FlowRecord):
-                self._domains.introduce(record)
-                self._attributor.flow(record)
-            elif isinstance(record, ProcessRecord):
-                self._attributor.process(record)
-            elif isinstance(record, DnsRecord):
-                self._domains.learn(record)
-            elif isinstance(record, LookupRecord):
-                self._domains.learn_lookup(record)
-            elif isinstance(record, UnseenRecord):
-                self._attributor.unseen(record)
+        for piece in split_runs(data):
+            if isinstance(piece, memoryview):
+                for record in self._attributor.flows(piece):
+                    self._take_record(record)
+            else:
+                self._take_record(piece)
+
+    def _take_record(self, piece: bytes) -> None:
+        try:
+            record = decode_record(piece)
+        except WireError as error:
+            self._health.count(catalog.EVENTS_LOST, ("record", "malformed"))
+            _log.warning(Event("record_lost", {"error": str(error)}))
+            return
+        if isinstance(record, FlowRecord):
+            self._domains.introduce(record)
+            self._attributor.flow(record)
+        elif isinstance(record, ProcessRecord):
+            self._attributor.process(record)
+        elif isinstance(record, DnsRecord):
+            self._domains.learn(record)
+        elif isinstance(record, LookupRecord):
+            self._domains.learn_lookup(record)
+        elif isinstance(record, UnseenRecord):
+            self._attributor.unseen(record)
 
     def forget(self, segment: int) -> None:
         """Has the journal delete what is durable; the next call deletes what this one can't."""

@@ -406,6 +406,7 @@ class ExporterProcess:
             ring_position=self._intake.position,
             verdicts=self._checks.take_verdicts(),
         )
+        self._attributor.window_closed()
         self._intake.carry_over(segment)
         self._writer.submit(commit)
 

@@ -18,9 +18,11 @@ from picosnitch_exporter.model import (
     ProcessKey,
     Program,
 )
+from picosnitch_exporter.runs import who_of
 from picosnitch_exporter.state.books import Books, Lineage, RowSink
 from picosnitch_exporter.state.cardinality import Counts
-from picosnitch_exporter.state.held import Event, Held, Waiting, merge
+from picosnitch_exporter.state.held import GENERATIONS, Event, Held, Waiting, has_all_names, merge
+from picosnitch_exporter.state.known import Known, Owner
 from picosnitch_exporter.state.naming import (
     HostOnly,
     Workloads,
@@ -30,14 +32,18 @@ from picosnitch_exporter.state.naming import (
 )
 from picosnitch_exporter.state.store import Store
 from picosnitch_exporter.stream import CommandLine, ExecutableSeen
-from picosnitch_exporter.wire import FlowFlag, FlowRecord, ProcessFlag, ProcessRecord, UnseenRecord
+from picosnitch_exporter.wire import (
+    FlowFlag,
+    FlowRecord,
+    ProcessFlag,
+    ProcessRecord,
+    UnseenRecord,
+)
 
 MAX_HELD = 65_536
 """Connections that wait for a hash or a name: 60 MB if there were so many."""
 # Plain numbers: the operators of IntFlag take 0.6 us each.
 _KERNEL = int(FlowFlag.KERNEL)
-_GENERATIONS = 3
-"""That are logged: the process, its parent and its grandparent."""
 
 
 class Measures(Counts, Protocol):
@@ -74,6 +80,8 @@ class Attributor:
         self._registry = registry
         self._processes = processes
         self._books = Books(store=store, rows=rows, health=health, to_unix=to_unix)
+        self._known = Known(store=store, rows=rows, to_unix=to_unix)
+        self._changes = 0
         self._health = health
         self._clock = clock
         self._workloads = workloads or HostOnly()
@@ -98,6 +106,20 @@ class Attributor:
         held.time_ns = held.flow.time_ns
         if held.executable is not None:
             self._books.count(held, held.executable, record)
+
+    def flows(self, run: memoryview) -> Iterator[bytes]:
+        """Takes in flow records (see `runs.split_runs`); yields those that `flow` has to take."""
+        if self._changes != self._processes.changes:
+            self._changes = self._processes.changes
+            self._known.forget()
+        yield from self._known.take(run)
+        now_ns = self._clock()
+        for owner in self._known.post():
+            self._processes.get(owner, now_ns=now_ns)  # it is in use
+
+    def window_closed(self) -> None:
+        """Forgets connections that the rows have forgotten."""
+        self._known.forget_idle()
 
     def process(self, record: ProcessRecord) -> None:
         """Takes in who somebody is."""
@@ -158,6 +180,7 @@ class Attributor:
 
     def flush(self) -> None:
         """Attributes all that is held by what is known now, as nothing more will come."""
+        self._known.forget()
         for held, event in self._waiting.all():
             self._force(held, event)
 
@@ -229,6 +252,7 @@ class Attributor:
         lineage = self._lineage(held)
         if lineage is not None:
             self._books.log(held, held.executable, lineage)
+            self._learn(held, held.executable, lineage)
 
     def _waits_for_process(self, held: Held) -> bool:
         return not held.is_forced and not held.is_impatient and self._clock() < held.grace_ends_ns
@@ -270,7 +294,7 @@ class Attributor:
         """Process, parent and grandparent; None where one of them has to be waited for."""
         programs: list[Program] = []
         process = held.process
-        while process is not None and len(programs) < _GENERATIONS:
+        while process is not None and len(programs) < GENERATIONS:
             if self._lacks_command_line(process) and self._waits_for_process(held):
                 self._waiting.put(held, process.key)
                 return None
@@ -281,13 +305,34 @@ class Attributor:
             programs.append(program_of(process, version))
             child = process
             process = None
-            if child.parent.tgid and len(programs) < _GENERATIONS:
+            if child.parent.tgid and len(programs) < GENERATIONS:
                 process = self._processes.parent_of(child, now_ns=self._clock())
                 if process is None and self._waits_for_process(held):
                     self._waiting.put(held, child.parent)
                     return None
-        programs += [NO_PROGRAM] * (_GENERATIONS - len(programs))
+        programs += [NO_PROGRAM] * (GENERATIONS - len(programs))
         return programs[0], programs[1], programs[2]
+
+    def _learn(self, held: Held, executable: Executable, lineage: Lineage) -> None:
+        """Has what the same owner moves from now on only added up, where no name is missing."""
+        version, flow, program = held.version, held.flow, lineage[0]
+        if flow is None or version is None or not has_all_names(held):
+            return
+        who = who_of(flow)
+        label_has_changed = (program.exe, program.sha256) != (executable.exe, executable.sha256)
+        if self._known.knows(who) or label_has_changed:
+            return
+        self._known.learn(
+            who,
+            Owner(
+                key=held.owner,
+                executable=executable,
+                workload=held.workload,
+                container=held.container,
+                lineage=lineage,
+                version=version,
+            ),
+        )
 
     def _lacks_command_line(self, process: Process) -> bool:
         return (

@@ -4,10 +4,12 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from picosnitch_exporter.identity.processes import Process
-from picosnitch_exporter.identity.versions import Version
+from picosnitch_exporter.identity.versions import Version, VersionState
 from picosnitch_exporter.model import HOST, Executable, FileIdentity, ProcessKey, Workload
 from picosnitch_exporter.wire import FlowFlag, FlowRecord, UnseenRecord
 
+GENERATIONS = 3
+"""That are logged: the process, its parent and its grandparent."""
 Event = ProcessKey | Version
 """What is waited for: the process, or what is still missing of it, or that it is settled."""
 
@@ -114,6 +116,25 @@ def merge(flow: FlowRecord, later: FlowRecord) -> FlowRecord:
         receive_calls=flow.receive_calls + later.receive_calls,
         connections=flow.connections + later.connections,
         connect_failures=flow.connect_failures + later.connect_failures,
+    )
+
+
+def has_all_names(held: Held) -> bool:
+    """Whether what was found out holds for all that the owner moves, until a process changes."""
+    process = held.process
+    if held.is_kernel or held.is_forced or held.is_impatient or process is None:
+        return False
+    if process.executable != held.identity or process.version is not held.version:
+        return False
+    ancestors = [process]
+    while process.parent.tgid and len(ancestors) < GENERATIONS:
+        if process.ancestor is None:
+            return False
+        process = process.ancestor
+        ancestors.append(process)
+    # What could not be hashed is looked up each time: the file may be shown yet.
+    return all(
+        one.version is not None and one.version.state is VersionState.HASHED for one in ancestors
     )
 
 
