@@ -257,6 +257,21 @@ enum flow_kind {
 	KIND_OPTIONAL = 4, /* the caller can count it under the socket as well */
 };
 
+/* On its own, since what it makes is large, and the stack of all functions on the way is 512 bytes until 6.12. */
+static __noinline int add_flow(struct sock *sk, const struct flow_key *key, enum flow_kind kind)
+{
+	struct flow_state fresh = {};
+
+	if (!sk || !key)
+		return 0;
+	make_flow(sk, bpf_get_current_task_btf(), key, &fresh, kind & KIND_TRANSMIT,
+		  kind & KIND_NEW_PAIR);
+	/* BPF_NOEXIST: a race with another thread must not overwrite what that one has added. */
+	if (!bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST))
+		__sync_fetch_and_add(&control.flow_count, 1);
+	return 0;
+}
+
 /* Adds one call to the flow of the calling process with `key`'s peer. False where the map is full or the flow
  * is being expired: the caller has to count it elsewhere. */
 static __noinline bool count_flow(struct sock *sk, struct flow_key *key, long bytes,
@@ -272,16 +287,11 @@ static __noinline bool count_flow(struct sock *sk, struct flow_key *key, long by
 	key->tgid = task->tgid;
 	flow = bpf_map_lookup_elem(&flows, key);
 	if (!flow) {
-		struct flow_state fresh = {};
-
 		if (is_abandoned())
 			return false;
 		if (kind & KIND_OPTIONAL && control.flow_count >= FLOWS_OF_PEERS)
 			return false;
-		make_flow(sk, task, key, &fresh, transmit, kind & KIND_NEW_PAIR);
-		/* BPF_NOEXIST: a race with another thread must not overwrite what that one has added. */
-		if (!bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST))
-			__sync_fetch_and_add(&control.flow_count, 1);
+		add_flow(sk, key, kind);
 		flow = bpf_map_lookup_elem(&flows, key);
 		if (!flow)
 			return false;
