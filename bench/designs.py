@@ -1,5 +1,6 @@
 """Other ways to count, attached to the same tracepoints, and the time that the programs take."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from bench.loops import Loops
 from bench.running import Running
 from picosnitch_exporter.sensor.bpf import BpfObject
 from picosnitch_exporter.sensor.libbpf import Library, program_statistics
+from picosnitch_exporter.sensor.mounts import cgroup2_root
 
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 ITERATORS = ("drain_", "find_", "introduce_")
 """Beginnings of the names of programs that run when the exporter reads, and not for a call."""
+_TRACED = ("send", "receive", "tcp_receive", "copy")
+_AT_CGROUP = ("ingress", "egress", "sendmsg", "recvmsg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +68,18 @@ class Programs:
 
 @contextmanager
 def attached(loops: Loops, design: str) -> Iterator[Programs]:
-    """One of `loops.DESIGNS`: programs NAME_send and NAME_receive on the two tracepoints."""
+    """One of `loops.DESIGNS`, whose programs are called NAME_*."""
     library = Library()
     path = loops.design(design)
     with BpfObject(library, path.read_bytes(), path) as bpf:
         bpf.load()
-        names = (f"{design}_send", f"{design}_receive")
-        links = [bpf.attach(name) for name in names]
+        traced = _TRACED if design == "hooks" else _TRACED[:2]
+        at_cgroup = _AT_CGROUP if design == "hooks" else ()
+        cgroup = os.open(cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY)
+        links = [bpf.attach(f"{design}_{name}") for name in traced]
+        links += [bpf.attach_cgroup(f"{design}_{name}", cgroup) for name in at_cgroup]
+        os.close(cgroup)
+        names = [f"{design}_{name}" for name in (*traced, *at_cgroup)]
         try:
             yield Programs(library, {name: bpf.program_descriptor(name) for name in names})
         finally:

@@ -4,8 +4,9 @@
 
     sudo .venv/bin/python -m bench.kernel [ROUNDS]
 
-A call is a send or a receive; all programs that run for it count. Empty programs and a hash by
-tuple, on the same tracepoints, take their turns in the same rounds.
+A call is a send or a receive; all programs that run for it count, those that see its packets
+too. Empty programs on the two tracepoints, empty programs on each hook that the exporter has there,
+and a hash by tuple take their turns in the same rounds.
 """
 
 import statistics
@@ -28,7 +29,8 @@ EVENTS = {
 }
 CALLS = {"udp": 2, "udp-peer": 2, "many": 2, "tcp": 4, "connect": 1, "exec": 1}
 """In each round."""
-EMPTY, WITH = "empty", "exporter"
+EMPTY, HOOKS, TUPLE, WITH = "empty", "empty, on each hook", "hash by tuple", "exporter"
+ABOVE = ((WITH, EMPTY), (WITH, HOOKS), (TUPLE, EMPTY))
 DEFAULT_ROUNDS = 5
 
 
@@ -39,7 +41,8 @@ def main() -> None:
     with Loops.built() as loops, designs.statistics_on():
         variants: dict[str, rounds.Variant] = {
             EMPTY: partial(designs.attached, loops, "empty"),
-            "hash by tuple": partial(designs.attached, loops, "tuple"),
+            HOOKS: partial(designs.attached, loops, "hooks"),
+            TUPLE: partial(designs.attached, loops, "tuple"),
             WITH: designs.exporters,
         }
 
@@ -57,19 +60,14 @@ def main() -> None:
             return values
 
         found = rounds.in_turns(variants, measure, rounds=number)
-    rounds.head("program time per call, ns", *variants, "exporter above empty", "tuple above empty")
+    above = [f"{one} above {other}" for one, other in ABOVE]
+    rounds.head("program time per call, ns", *variants, *above)
     for loop in LOOPS:
         cells = [f"{found.median(variant, loop):.0f}" for variant in variants]
-        above = [
-            [
-                one - other
-                for one, other in zip(
-                    found.values[variant][loop], found.values[EMPTY][loop], strict=True
-                )
-            ]
-            for variant in (WITH, "hash by tuple")
-        ]
-        rounds.row(loop, *cells, *(f"{statistics.median(values):.0f}" for values in above))
+        for one, other in ABOVE:
+            pairs = zip(found.values[one][loop], found.values[other][loop], strict=True)
+            cells.append(f"{statistics.median(more - less for more, less in pairs):.0f}")
+        rounds.row(loop, *cells)
     print()
     rounds.head("the exporter's programs, ns each time, with run statistics on", "ns")
     for event in EVENTS:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ROOT / "bench/programs"
-DESIGNS = ("empty", "tuple")
-"""BPF programs that stand for other ways: nothing at all, and a hash by tuple."""
+DESIGNS = ("empty", "hooks", "tuple")
+"""BPF programs that stand for other ways: nothing at all on the two tracepoints, nothing at all on
+each hook of the exporter, and a hash by tuple on the tracepoints."""
 _OPENED_SECONDS = 1.0
 
 

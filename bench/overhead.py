@@ -5,8 +5,8 @@
     sudo .venv/bin/python -m bench.overhead [ROUNDS]
 
 Prints Markdown. Each round runs every loop once without anything, with the exporter, with programs
-that do nothing, with a hash by tuple, and with bpftrace; what is shown is the median of the rounds'
-ratios.
+that do nothing on the two tracepoints, with such on each hook that the exporter has, with a hash by
+tuple, and with bpftrace; what is shown is the median of the rounds' ratios.
 """
 
 import sys
@@ -39,6 +39,7 @@ def main() -> None:
             WITHOUT: nullcontext,
             WITH: Running.start,
             "programs that do nothing": partial(designs.attached, loops, "empty"),
+            "programs that do nothing, on each hook": partial(designs.attached, loops, "hooks"),
             "hash by tuple": partial(designs.attached, loops, "tuple"),
             "bpftrace, sum on the tracepoints": partial(rivals.bpftrace, rivals.ON_TRACEPOINTS),
             "bpftrace, sum on the calls": partial(rivals.bpftrace, rivals.ON_CALLS),
