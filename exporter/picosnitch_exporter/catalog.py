@@ -132,7 +132,7 @@ CONNECTIONS = Metric(
     name="picosnitch_connections_total",
     kind=Kind.COUNTER,
     help="Connections opened and accepted; for datagrams, pairs of socket and peer, "
-    "anew after a minute of silence.",
+    "all but a socket's first anew after a minute of silence.",
     labels=("protocol", "scope", "direction"),
     of_executable=True,
     otlp_name="picosnitch.network.connections",
