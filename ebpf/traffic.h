@@ -142,8 +142,9 @@ static __always_inline __u64 hash_of(const struct flow_key *peer)
 {
 	const __u64 *address = (const __u64 *)peer->remote_address;
 
+	/* The lowest bit keeps it from being 0, so the port stands above it. */
 	return ((address[0] * 0x9e3779b97f4a7c15ULL ^ address[1]) * 0x9e3779b97f4a7c15ULL +
-		peer->remote_port) |
+		((__u64)peer->remote_port << 1)) |
 	       1;
 }
 
