@@ -80,7 +80,7 @@ class Attributor:
         self._registry = registry
         self._processes = processes
         self._books = Books(store=store, rows=rows, health=health, to_unix=to_unix)
-        self._known = Known(store=store, rows=rows, to_unix=to_unix)
+        self._known = Known(books=self._books, rows=rows, to_unix=to_unix)
         self._changes = 0
         self._health = health
         self._clock = clock

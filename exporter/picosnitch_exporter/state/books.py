@@ -1,21 +1,24 @@
 """Where what is attributed is entered: totals, facts and rows."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.identity.addresses import address_text, protocol_name, scope_of
+from picosnitch_exporter.identity.versions import Version
 from picosnitch_exporter.model import (
     UNHASHED,
     AttributedFlow,
     Executable,
     Program,
     SeriesLabels,
+    Workload,
 )
 from picosnitch_exporter.state.cardinality import Counts
 from picosnitch_exporter.state.held import Held
 from picosnitch_exporter.state.store import Store
-from picosnitch_exporter.wire import FlowRecord, UnseenRecord
+from picosnitch_exporter.wire import DIRECTIONS, FlowRecord, UnseenRecord
 
 Lineage = tuple[Program, Program, Program]
 """Process, parent and grandparent."""
@@ -57,6 +60,18 @@ class RowSink(Protocol):
         """Takes that an executable ran ('Every exe')."""
 
 
+# Not frozen: it is added to with each record.
+@dataclass(slots=True, kw_only=True)
+class Sums:
+    """What has moved under the same labels."""
+
+    transmit_bytes: int = 0
+    receive_bytes: int = 0
+    connections: list[int] = field(default_factory=lambda: [0] * len(DIRECTIONS))
+    """By direction."""
+    connect_failures: int = 0
+
+
 class Books:
     """Enters each difference in the totals once, and in the rows once."""
 
@@ -70,31 +85,57 @@ class Books:
 
     def count(self, held: Held, executable: Executable, flow: FlowRecord) -> None:
         """Adds one difference to the totals, which may be less than all that is held."""
-        time_seconds = self._to_unix(flow.time_ns)
         labels = SeriesLabels(
             executable=executable,
             workload=held.workload,
             protocol=protocol_name(flow.protocol, family=flow.family),
             scope=scope_of(flow.remote_address),
         )
-        if flow.transmit_bytes or flow.receive_bytes:
+        sums = Sums(
+            transmit_bytes=flow.transmit_bytes,
+            receive_bytes=flow.receive_bytes,
+            connect_failures=flow.connect_failures,
+        )
+        sums.connections[DIRECTIONS.index(flow.direction)] = flow.connections
+        self.add(labels, sums, time_ns=flow.time_ns)
+
+    def add(self, labels: SeriesLabels, sums: Sums, *, time_ns: int) -> None:
+        """Adds to the totals; `labels` without direction, the time is CLOCK_BOOTTIME."""
+        time_seconds = self._to_unix(time_ns)
+        if sums.transmit_bytes or sums.receive_bytes:
             self._store.add_traffic(
                 labels,
-                transmit_bytes=flow.transmit_bytes,
-                receive_bytes=flow.receive_bytes,
+                transmit_bytes=sums.transmit_bytes,
+                receive_bytes=sums.receive_bytes,
                 time_seconds=time_seconds,
             )
-        if flow.connections:
-            directed = SeriesLabels(
-                executable=labels.executable,
-                workload=labels.workload,
-                protocol=labels.protocol,
-                scope=labels.scope,
-                direction=flow.direction,
-            )
-            self._store.add_connections(directed, flow.connections, time_seconds=time_seconds)
-        if flow.connect_failures:
-            self._store.add_failures(labels, flow.connect_failures, time_seconds=time_seconds)
+        for direction, count in zip(DIRECTIONS, sums.connections, strict=True):
+            if count:
+                directed = replace(labels, direction=direction)
+                self._store.add_connections(directed, count, time_seconds=time_seconds)
+        if sums.connect_failures:
+            self._store.add_failures(labels, sums.connect_failures, time_seconds=time_seconds)
+
+    def see(
+        self,
+        executable: Executable,
+        workload: Workload,
+        lineage: Lineage,
+        version: Version | None,
+        *,
+        time_ns: int,
+    ) -> None:
+        """Notes that the executable was seen; its name and parent are those of its process."""
+        program, parent, _grandparent = lineage
+        self._store.see(
+            executable,
+            workload,
+            name=program.name,
+            parent=_as_executable(parent),
+            size_bytes=version.size_bytes if version is not None else 0,
+            is_deleted=version is not None and version.is_deleted,
+            time_seconds=self._to_unix(time_ns),
+        )
 
     def count_unseen(self, held: Held, executable: Executable, unseen: UnseenRecord) -> None:
         """Says that there is a socket whose bytes no hook can see."""
@@ -123,15 +164,7 @@ class Books:
                 cmdline=program.cmdline,
                 sha256=executable.sha256,
             )
-        self._store.see(
-            executable,
-            held.workload,
-            name=program.name,
-            parent=as_executable(parent),
-            size_bytes=held.version.size_bytes if held.version is not None else 0,
-            is_deleted=held.version is not None and held.version.is_deleted,
-            time_seconds=self._to_unix(held.time_ns),
-        )
+        self.see(executable, held.workload, lineage, held.version, time_ns=held.time_ns)
         if held.flow is not None:
             self._rows.add(self._attributed(held, held.flow, (program, parent, grandparent)))
         else:
@@ -169,6 +202,6 @@ class Books:
         )
 
 
-def as_executable(program: Program) -> Executable:
+def _as_executable(program: Program) -> Executable:
     """What a parent is in labels; empty where there is none."""
     return Executable(sha256=program.sha256, exe=program.exe) if program.exe else _NOBODY

@@ -5,7 +5,7 @@ record is found by its bytes, all but its flags, time and sums, and is never dec
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from picosnitch_exporter.identity.addresses import (
     DNS_PORT,
@@ -23,8 +23,7 @@ from picosnitch_exporter.model import (
     Workload,
 )
 from picosnitch_exporter.runs import COOKIE, PARTS, PLACE, STEP_BYTES, WHO
-from picosnitch_exporter.state.books import Lineage, Row, RowSink, as_executable
-from picosnitch_exporter.state.store import Store
+from picosnitch_exporter.state.books import Books, Lineage, Row, RowSink, Sums
 from picosnitch_exporter.wire import DIRECTIONS, RING_HEADER, FlowFlag
 
 MAX_OWNERS = 1_024
@@ -40,20 +39,21 @@ _Parts = tuple[int, int, bytes, int, int, int, int, int, int, bytes]
 """Of `runs.PARTS`."""
 
 
-# Not frozen: it is added to with each record. Compared by identity.
 @dataclass(slots=True, kw_only=True, eq=False)
-class Tally:
-    """What has moved under the same labels since it was last posted."""
+class Tally(Sums):
+    """What has moved since it was last posted. Compared by identity."""
 
     owner: "Owner"
     labels: SeriesLabels
     time_ns: int = 0
     """Of the latest record; 0 where there is nothing to post."""
-    transmit_bytes: int = 0
-    receive_bytes: int = 0
-    connections: list[int] = field(default_factory=lambda: [0] * len(DIRECTIONS))
-    """By direction."""
-    connect_failures: int = 0
+
+    def clear(self) -> None:
+        """Nothing is left to post."""
+        self.time_ns = 0
+        self.transmit_bytes = self.receive_bytes = self.connect_failures = 0
+        for number in range(len(self.connections)):
+            self.connections[number] = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -93,13 +93,13 @@ class Known:
     def __init__(
         self,
         *,
-        store: Store,
+        books: Books,
         rows: RowSink,
         to_unix: Callable[[int], float],
         max_owners: int = MAX_OWNERS,
         max_lines: int = MAX_LINES,
     ) -> None:
-        self._store = store
+        self._books = books
         self._rows = rows
         self._to_unix = to_unix
         self._max_owners = max_owners
@@ -155,7 +155,16 @@ class Known:
         touched = self._touched.copy()
         self._touched.clear()
         for tally in touched:
-            self._post(tally)
+            owner = tally.owner
+            self._books.add(tally.labels, tally, time_ns=tally.time_ns)
+            self._books.see(
+                owner.executable,
+                owner.workload,
+                owner.lineage,
+                owner.version,
+                time_ns=tally.time_ns,
+            )
+            tally.clear()
         return [tally.owner.key for tally in touched]
 
     def _begin(self, record: _Parts) -> bool:
@@ -208,34 +217,3 @@ class Known:
         elif row is not None and len(self._lines) < self._max_lines:
             self._lines[front + back] = (row, tally)
         return True
-
-    def _post(self, tally: Tally) -> None:
-        store, owner = self._store, tally.owner
-        time_seconds = self._to_unix(tally.time_ns)
-        tally.time_ns = 0
-        if tally.transmit_bytes or tally.receive_bytes:
-            store.add_traffic(
-                tally.labels,
-                transmit_bytes=tally.transmit_bytes,
-                receive_bytes=tally.receive_bytes,
-                time_seconds=time_seconds,
-            )
-            tally.transmit_bytes = tally.receive_bytes = 0
-        for number, direction in enumerate(DIRECTIONS):
-            if count := tally.connections[number]:
-                labels = replace(tally.labels, direction=direction)
-                store.add_connections(labels, count, time_seconds=time_seconds)
-                tally.connections[number] = 0
-        if tally.connect_failures:
-            store.add_failures(tally.labels, tally.connect_failures, time_seconds=time_seconds)
-            tally.connect_failures = 0
-        program, parent, _grandparent = owner.lineage
-        store.see(
-            owner.executable,
-            owner.workload,
-            name=program.name,
-            parent=as_executable(parent),
-            size_bytes=owner.version.size_bytes,
-            is_deleted=owner.version.is_deleted,
-            time_seconds=time_seconds,
-        )
