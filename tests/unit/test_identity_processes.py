@@ -5,6 +5,7 @@ import pytest
 
 from picosnitch_exporter.identity.processes import (
     IDLE_NS,
+    MANY_IDLE_NS,
     CommandLineSource,
     ProcessTable,
     exists,
@@ -139,6 +140,18 @@ def test_ended_process_is_forgotten_when_unused_for_an_hour() -> None:
     table.expire(now_ns=NOW + 2 * IDLE_NS)
     assert len(table) == 0
     table.expire(now_ns=NOW + 3 * IDLE_NS)
+
+
+def test_ended_processes_are_forgotten_sooner_when_there_are_many() -> None:
+    table = ProcessTable(is_running=Running(1), many_processes=10)
+    for tgid in range(1, 31):
+        table.add(process(key(tgid)), now_ns=NOW)
+    table.expire(now_ns=NOW + MANY_IDLE_NS - 1)
+    assert len(table) == 30
+    table.expire(now_ns=NOW + MANY_IDLE_NS)
+    # The latest ones: a parent that has ended may still be asked for.
+    present = [tgid for tgid in range(1, 31) if table.get(key(tgid), now_ns=NOW)]
+    assert present == [1, *range(22, 31)]
 
 
 def test_look_for_ended_processes_is_short_when_many_run() -> None:
