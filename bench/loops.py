@@ -53,7 +53,6 @@ class Loops:
         """A BPF object of `DESIGNS`, compiled."""
         target = self.folder / f"{name}.bpf.o"
         machine = os.uname().machine
-        architecture = "x86" if machine == "x86_64" else "arm64"
         flags = ("-g", "-O2", "-mcpu=v3", "-target", "bpf", f"-I{ROOT / 'ebpf'}")
         system = ("-idirafter", f"/usr/include/{machine}-linux-gnu")
         source = PROGRAMS / f"{name}.bpf.c"
@@ -61,7 +60,6 @@ class Loops:
             [
                 "clang",
                 *flags,
-                f"-D__TARGET_ARCH_{architecture}",
                 *system,
                 "-c",
                 source,

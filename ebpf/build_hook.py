@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,9 +25,6 @@ class BpfBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         """Build the object; `version` is "standard" for a wheel, "editable" for an editable one."""
         root = Path(self.root)
         self._make(root / "ebpf")
-        # The object is Python-independent, but bound to the machine: PT_REGS layouts differ.
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-linux_{platform.machine()}"
         if version != "editable":  # an editable install reads them from the source tree
             for path in BUILT:
                 packaged = path.relative_to("exporter").as_posix()

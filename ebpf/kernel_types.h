@@ -283,24 +283,19 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
-/* A program of user space, as a probe finds it. The order of arguments is that of the C calling convention. */
-#if defined(__TARGET_ARCH_x86)
-struct pt_regs {
+/* A program of user space, as a probe finds it: registers by the C calling convention of each machine, of which the
+ * kernel has one. */
+struct pt_regs;
+
+struct pt_regs___x86_64 {
 	unsigned long di;
 	unsigned long cx;
 	unsigned long ax;
 };
-#define first_argument(registers)  ((registers)->di)
-#define fourth_argument(registers) ((registers)->cx)
-#define returned(registers)	   ((registers)->ax)
-#elif defined(__TARGET_ARCH_arm64)
-struct pt_regs {
+
+struct pt_regs___arm64 {
 	__u64 regs[31];
 };
-#define first_argument(registers)  ((registers)->regs[0])
-#define fourth_argument(registers) ((registers)->regs[3])
-#define returned(registers)	   ((registers)->regs[0])
-#endif
 
 struct seq_file;
 

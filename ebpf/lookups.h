@@ -32,13 +32,31 @@ struct {
 	__type(value, struct lookup);
 } lookups SEC(".maps");
 
+/* One object for every machine: the type that this kernel has says which registers there are. Each is read on its own,
+ * as the verifier takes no address that the compiler has computed from `registers` for both. */
+#define REGISTER(registers, of_arm64, of_x86_64)                       \
+	({                                                             \
+		struct pt_regs___x86_64 *x86_64 = (void *)(registers); \
+		struct pt_regs___arm64 *arm64 = (void *)(registers);   \
+		__u64 value;                                           \
+                                                                       \
+		if (bpf_core_field_exists(arm64->regs)) {              \
+			value = arm64->of_arm64;                       \
+			asm volatile("" : "+r"(value));                \
+		} else {                                               \
+			value = x86_64->of_x86_64;                     \
+			asm volatile("" : "+r"(value));                \
+		}                                                      \
+		value;                                                 \
+	})
+
 SEC("uprobe")
 int getaddrinfo_called(struct pt_regs *registers)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct lookup lookup = {
-		.name = first_argument(registers),
-		.results = fourth_argument(registers),
+		.name = REGISTER(registers, regs[0], di),
+		.results = REGISTER(registers, regs[3], cx),
 	};
 
 	if (lookup.name && lookup.results)
@@ -92,7 +110,7 @@ int getaddrinfo_returned(struct pt_regs *registers)
 	name = lookup->name;
 	results = lookup->results;
 	bpf_map_delete_elem(&lookups, &thread);
-	if ((__s32)returned(registers) ||
+	if ((__s32)REGISTER(registers, regs[0], ax) ||
 	    bpf_probe_read_user(&results, sizeof(results), (const void *)results))
 		return 0;
 	record = is_ring_half_full() ? NULL : bpf_ringbuf_reserve(&records, sizeof(*record), 0);

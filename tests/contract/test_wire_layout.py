@@ -2,7 +2,6 @@
 
 import re
 import struct
-import subprocess
 from enum import IntEnum, IntFlag
 from importlib import resources
 from pathlib import Path
@@ -36,22 +35,9 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["as packaged", "x86_64", "aarch64"])
-def btf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Btf:
-    """Of the object in the package, and of one for each machine: which differ in registers only."""
-    if request.param == "as packaged":
-        return Btf.of_object(OBJECT.read_bytes())
-    built = tmp_path_factory.mktemp("object") / "picosnitch.bpf.o"
-    make = [
-        "make",
-        "-s",
-        "-C",
-        str(HEADER_FILE.parent),
-        f"MACHINE={request.param}",
-        f"OBJECT={built}",
-    ]
-    subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
-    return Btf.of_object(built.read_bytes())
+@pytest.fixture(scope="module")
+def btf() -> Btf:
+    return Btf.of_object(OBJECT.read_bytes())
 
 
 def python_fields(layout: struct.Struct) -> list[tuple[int, int]]:
