@@ -15,8 +15,9 @@ from picosnitch_exporter.sensor.mounts import cgroup2_root
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 ITERATORS = ("drain_", "find_", "introduce_")
 """Beginnings of the names of programs that run when the exporter reads, and not for a call."""
-_TRACED = ("send", "receive", "tcp_receive", "copy")
-_AT_CGROUP = ("ingress", "egress", "sendmsg", "recvmsg")
+_TRACED = ("send", "receive", "tcp_receive", "copy", "state")
+_AT_CGROUP = ("ingress", "egress", "sendmsg", "recvmsg", "connect", "release")
+_ON_EACH_HOOK = ("hooks", "storage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +74,8 @@ def attached(loops: Loops, design: str) -> Iterator[Programs]:
     path = loops.design(design)
     with BpfObject(library, path.read_bytes(), path) as bpf:
         bpf.load()
-        traced = _TRACED if design == "hooks" else _TRACED[:2]
-        at_cgroup = _AT_CGROUP if design == "hooks" else ()
+        is_on_each = design in _ON_EACH_HOOK
+        traced, at_cgroup = (_TRACED, _AT_CGROUP) if is_on_each else (_TRACED[:2], ())
         cgroup = os.open(cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY)
         links = [bpf.attach(f"{design}_{name}") for name in traced]
         links += [bpf.attach_cgroup(f"{design}_{name}", cgroup) for name in at_cgroup]

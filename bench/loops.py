@@ -10,9 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ROOT / "bench/programs"
-DESIGNS = ("empty", "hooks", "tuple")
+DESIGNS = ("empty", "hooks", "storage", "tuple")
 """BPF programs that stand for other ways: nothing at all on the two tracepoints, nothing at all on
-each hook of the exporter, and a hash by tuple on the tracepoints."""
+each hook of the exporter, the least that counts in the storage of sockets on each of them, and a
+hash by tuple on the tracepoints."""
 _OPENED_SECONDS = 1.0
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * Programs that do nothing, on each hook of the exporter that a call or a packet passes: what the kernel takes for
- * calling those, whatever they do.
+ * Programs that do nothing, on each hook of the exporter that a call, a packet or a connection passes: what the kernel
+ * takes for calling those, whatever they do.
  */
 #include "kernel_types.h"
 #include <bpf/bpf_helpers.h>
@@ -35,6 +35,12 @@ int BPF_PROG(hooks_copy, const struct sk_buff *skb, int length)
 	return 0;
 }
 
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(hooks_state, const struct sock *sk, int old_state, int new_state)
+{
+	return 0;
+}
+
 SEC("cgroup_skb/ingress")
 int hooks_ingress(struct __sk_buff *skb)
 {
@@ -55,6 +61,18 @@ int hooks_sendmsg(struct bpf_sock_addr *context)
 
 SEC("cgroup/recvmsg4")
 int hooks_recvmsg(struct bpf_sock_addr *context)
+{
+	return 1;
+}
+
+SEC("cgroup/connect4")
+int hooks_connect(struct bpf_sock_addr *context)
+{
+	return 1;
+}
+
+SEC("cgroup/sock_release")
+int hooks_release(struct bpf_sock *sk)
 {
 	return 1;
 }
