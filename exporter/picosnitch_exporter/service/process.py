@@ -15,11 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from picosnitch_exporter import __version__, catalog, memory, privileges
-from picosnitch_exporter.errors import (
-    PeerGoneError,
-    PicosnitchError,
-    WireError,
-)
+from picosnitch_exporter.errors import PeerGoneError, PicosnitchError
 from picosnitch_exporter.identity.hashing import Hasher
 from picosnitch_exporter.identity.processes import ProcessTable
 from picosnitch_exporter.identity.registry import Registry
@@ -35,36 +31,21 @@ from picosnitch_exporter.outputs.http import WebServer
 from picosnitch_exporter.service import confines, live, telemetry
 from picosnitch_exporter.service.checking import Checks, unjudged
 from picosnitch_exporter.service.containers import Workloads
+from picosnitch_exporter.service.conversation import Conversation
 from picosnitch_exporter.service.intake import Intake
 from picosnitch_exporter.service.live import LiveServer
-from picosnitch_exporter.service.status import ClockWatch, report_hello, report_own, report_status
+from picosnitch_exporter.service.status import ClockWatch, report_own
 from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.state.attribution import Attributor
 from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.state.store import Store
-from picosnitch_exporter.stream import (
-    FROM_SENSOR,
-    Acknowledge,
-    CgroupPath,
-    Channel,
-    CommandLine,
-    ExecutableSeen,
-    Frame,
-    Hello,
-    Introductions,
-    KernelStatus,
-    Ready,
-    Records,
-    Resume,
-    Stopping,
-)
+from picosnitch_exporter.stream import FROM_SENSOR, Channel
 
 _log = logging.getLogger(__name__)
 
 JOURNAL_FOLDER = "journal"
 """In the storage path."""
 _TICK_SECONDS = 0.25
-_FRAMES_A_TURN = 64
 _STALE_SECONDS = 60.0
 _STOP_SECONDS = 2.0
 _OTLP_STOP_SECONDS = 1.0
@@ -107,7 +88,6 @@ class ExporterProcess:
         desktop: socket.socket | None,
     ) -> None:
         self._settings = settings
-        self._channel = Channel(end, receives=FROM_SENSOR)
         end.settimeout(0)
         self._failure: BaseException | None = None
         self._failed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -162,6 +142,12 @@ class ExporterProcess:
             clocks=self._clocks,
             health=self._health,
         )
+        self._conversation = Conversation(
+            Channel(end, receives=FROM_SENSOR),
+            intake=self._intake,
+            health=self._health,
+            announce=self._announce,
+        )
         self._otlp = telemetry.output(
             settings,
             os.environ,
@@ -192,8 +178,6 @@ class ExporterProcess:
         self._durable: deque[int] = deque()
         self._next_commit = 0.0
         self._next_stale = 0.0
-        self._is_stopping = False
-        self._is_greeted = False
         self._confined: Mapping[str, bool] = {}
         self._live: LiveServer | None = None
 
@@ -231,9 +215,9 @@ class ExporterProcess:
             raise PicosnitchError(
                 f"a part of the exporter has failed: {self._failure}"
             ) from self._failure
-        if self._is_stopping:
+        if self._conversation.is_stopping:
             return 0
-        if not self._is_greeted:
+        if not self._conversation.is_greeted:
             return 1  # the sensor could not start, and says why itself
         raise PeerGoneError("the sensor process has ended")
 
@@ -263,13 +247,14 @@ class ExporterProcess:
 
     def _loop(self) -> None:
         poll = select.poll()
-        for descriptor in (self._channel.fileno(), self._hasher.fileno(), self._failed):
+        frames = self._conversation.fileno()
+        for descriptor in (frames, self._hasher.fileno(), self._failed):
             poll.register(descriptor, select.POLLIN)
         self._next_commit = time.monotonic() + self._settings.log.write_limit_seconds
         next_tick = time.monotonic()
-        while not self._is_stopping and self._failure is None:
+        while not self._conversation.is_stopping and self._failure is None:
             ready = {fd for fd, _event in poll.poll(max(0.0, next_tick - time.monotonic()) * 1000)}
-            if self._channel.fileno() in ready and not self._receive():
+            if frames in ready and not self._conversation.receive():
                 return
             if self._hasher.fileno() in ready:
                 self._intake.settled()
@@ -277,92 +262,8 @@ class ExporterProcess:
                 self._tick()
                 next_tick = time.monotonic() + _TICK_SECONDS
 
-    def _receive(self) -> bool:
-        """Takes in a number of frames; False once the sensor has closed its end."""
-        acknowledged: Records | None = None
-        is_open = True
-        for _ in range(_FRAMES_A_TURN):
-            try:
-                frame, descriptor = self._channel.receive()
-            except BlockingIOError:
-                break
-            except PeerGoneError:
-                is_open = False
-                break
-            if isinstance(frame, Records):
-                acknowledged = frame
-            self._take(frame, descriptor)
-            if self._is_stopping:
-                break
-        if acknowledged is not None and is_open:
-            # A stream that is full of them will take the next one, which says more.
-            with contextlib.suppress(BlockingIOError):
-                self._channel.send(
-                    Acknowledge(instance=acknowledged.instance, position=acknowledged.end)
-                )
-        return is_open
-
-    def _take(self, frame: Frame, descriptor: int | None) -> None:
-        match frame:
-            case Records():
-                self._intake.records(frame)
-            case ExecutableSeen():
-                self._intake.executable(frame, descriptor)
-            case CommandLine():
-                self._intake.command_line(frame)
-            case CgroupPath():
-                self._intake.cgroup_path(frame)
-            case Introductions():
-                self._intake.introductions(frame)
-            case _:
-                self._take_news(frame)
-
-    def _take_news(self, frame: Frame) -> None:
-        """What the sensor says of itself."""
-        match frame:
-            case KernelStatus():
-                report_status(self._health, frame)
-            case Hello():
-                self._greet(frame)
-            case Ready():
-                self._not_ready = None
-                self._announce()
-            case Stopping():
-                self._is_stopping = True
-            case _:
-                raise WireError(f"a {type(frame).__name__} frame from the sensor")
-
-    def _greet(self, hello: Hello) -> None:
-        self._is_greeted = True
-        report_hello(self._health, hello)
-        intake = self._intake
-        known = intake.instance == hello.instance
-        self._channel.send(
-            Resume(
-                instance=intake.instance if known else 0,
-                position=intake.position if known else 0,
-            )
-        )
-        if hello.idle:
-            _log.warning(
-                Event("kernel_was_idle", {"meaning": "nobody had read for bpf.linger_seconds"})
-            )
-        for plan, reason in hello.refused_plans:
-            _log.info(Event("plan_refused", {"plan": plan, "reason": reason}))
-        for loss in hello.plan_losses:
-            _log.warning(Event("plan_loss", {"plan": hello.plan, "not_counted": loss}))
-        _log.info(
-            Event(
-                "attached",
-                {
-                    "plan": hello.plan,
-                    "adopted": hello.adopted,
-                    "hooks": ",".join(hello.hooks),
-                },
-            )
-        )
-
     def _announce(self) -> None:
+        self._not_ready = None
         confines.report(self._health, self._confined)  # the sensor has by now
         path = self._settings.web.telemetry_path
         for host, port in self._web.addresses:
@@ -447,4 +348,4 @@ class ExporterProcess:
         self._hasher.close()
         self._journal.close()
         self._database.close()
-        self._channel.close()
+        self._conversation.close()
