@@ -1,4 +1,4 @@
-"""Memory of all processes (PSS), beside that of other tools; time to readiness.
+"""Memory of all processes (PSS), beside other tools and Python itself; time to readiness.
 
 ::
 
@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from bench import rivals, rounds
+from bench import imported, rivals, rounds
 from bench.loops import ROOT
 from bench.running import Running
 from bench.usage import family, pss_megabytes
@@ -71,6 +71,8 @@ def main() -> None:
     variants: dict[str, rounds.Variant] = {
         "exporter, log on": Running.start,
         "exporter, log and OTLP on": with_otlp,
+        "its processes, which have imported what they need and do nothing": imported.importing,
+        "three interpreters that have imported nothing": imported.interpreters,
         "nethogs": rivals.nethogs,
         "bpftrace, sum on the tracepoints": partial(rivals.bpftrace, rivals.ON_TRACEPOINTS),
         "bcc's tcptop": rivals.tcptop,
@@ -80,8 +82,9 @@ def main() -> None:
         if isinstance(given, Running):
             time.sleep(SETTLE_SECONDS)
             return {START: given.start_seconds, IDLE: pss_megabytes(given.pids())}
-        assert isinstance(given, int)
-        return {IDLE: pss_megabytes(family(given))}
+        pids = family(given) if isinstance(given, int) else given
+        assert isinstance(pids, Sequence)
+        return {IDLE: pss_megabytes(pids)}
 
     found = rounds.in_turns(variants, measure, rounds=number)
     rounds.head(f"memory of all processes (PSS), MB, {number} rounds", "median", "min", "max")
