@@ -26,10 +26,8 @@ BROWSER       := $(shell . /etc/os-release 2>/dev/null && [ "$$ID" != debian ] |
 TEST_PACKAGES := $(TEST_SERVERS) btrfs-progs dbus e2fsprogs iproute2 gcc libc6-dev openssl procps tmux \
 	util-linux bash-completion fish groff-base man-db zsh $(BROWSER)
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
-VM_PACKAGES := cpio debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap qemu-system-x86 \
-	util-linux xz-utils
-# For ARGS=6.12-arm64.
-ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm qemu-user-static
+VM_PACKAGES := cpio debian-archive-keyring e2fsprogs gcc gcc-aarch64-linux-gnu libc6-dev \
+	libc6-dev-arm64-cross mmdebstrap qemu-system-arm qemu-system-x86 qemu-user-static util-linux xz-utils
 LINT_PACKAGES := clang-format shellcheck
 # What `make bench` compares with; tcptop needs kprobes, and says so where there are none.
 BENCH_PACKAGES := bpfcc-tools bpftrace gcc libc6-dev nethogs postgresql mariadb-server \
@@ -201,7 +199,7 @@ packages-run:
 packages-test:
 	$(call install_packages,$(TEST_PACKAGES))
 packages-vm:
-	$(call install_packages,$(VM_PACKAGES) $(if $(findstring arm64,$(ARGS)),$(ARM64_PACKAGES)))
+	$(call install_packages,$(VM_PACKAGES))
 packages-lint:
 	$(call install_packages,$(LINT_PACKAGES))
 packages-bench:

@@ -1,7 +1,7 @@
 """`tests/vm/run [KERNEL|PLAN|FILE.py...]`: the kernel tests on other kernels, two guests at a time.
 
-Without arguments all but 6.12-arm64 run, and docs/kernel-results.md is written anew. What a guest
-has left stays in build/vm/KERNEL-PLAN/: `output`, `console` (its kernel's messages), `report.xml`.
+Without arguments all run, and docs/kernel-results.md is written anew. What a guest has left stays in
+build/vm/KERNEL-PLAN/: `output`, `console` (its kernel's messages), `report.xml`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.kernel.generator import COMPILE, SOURCE
-from tests.vm.guests import GUESTS, ON_REQUEST, Guest, make_image
+from tests.vm.guests import GUESTS, Guest, make_image
 from tests.vm.results import PAGE, Result, page, read_result
 
 FOLDER = Path("build/vm")
@@ -26,14 +26,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("selected", nargs="*", metavar="KERNEL|PLAN|FILE.py")
     selected: list[str] = parser.parse_args(arguments).selected
     files = tuple(word for word in selected if word.endswith(".py"))
-    kernels = {guest.kernel for guest in GUESTS + ON_REQUEST}.intersection(selected)
+    kernels = {guest.kernel for guest in GUESTS}.intersection(selected)
     plans = {guest.plan for guest in GUESTS}.intersection(selected)
     unknown = set(selected) - kernels - plans - set(files)
     if unknown:
         parser.error(f"unknown: {' '.join(sorted(unknown))}")
     guests = [
         guest
-        for guest in (GUESTS + ON_REQUEST if kernels else GUESTS)
+        for guest in GUESTS
         if (not kernels or guest.kernel in kernels) and (not plans or guest.plan in plans)
     ]
     if not guests:

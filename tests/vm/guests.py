@@ -103,6 +103,5 @@ GUESTS = (
     Guest(kernel="6.1", plan="fexit"),
     Guest(kernel="6.12", plan="fexit"),
     Guest(kernel="6.12", plan="tracepoint"),
+    Guest(kernel="6.12-arm64", plan="tracepoint"),
 )
-# Only where it is named: it takes another image, and a compiler and an emulator for arm64.
-ON_REQUEST = (Guest(kernel="6.12-arm64", plan="tracepoint"),)
