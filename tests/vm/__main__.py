@@ -1,7 +1,7 @@
 """`tests/vm/run [KERNEL|PLAN|FILE.py...]`: the kernel tests on other kernels, two guests at a time.
 
-Without arguments all run, and docs/kernel-results.md is written anew. What a guest has left stays in
-build/vm/KERNEL-PLAN/: `output`, `console` (its kernel's messages), `report.xml`.
+Without arguments all run, and docs/kernel-results.md is written anew. What a guest has left stays
+in build/vm/KERNEL-PLAN/: `output`, `console` (its kernel's messages), `report.xml`.
 """
 
 import argparse

@@ -14,8 +14,6 @@ import signal
 import socket
 import time
 from collections import Counter as Tally
-from collections import deque
-from dataclasses import dataclass
 
 from picosnitch_exporter import memory
 from picosnitch_exporter.errors import DescriptorError, PeerGoneError, WireError
@@ -30,6 +28,7 @@ from picosnitch_exporter.sensor.lookups import watch_lookups
 from picosnitch_exporter.sensor.marker import Marker
 from picosnitch_exporter.sensor.pins import remove
 from picosnitch_exporter.sensor.procfs import Procfs
+from picosnitch_exporter.sensor.sending import Sending
 from picosnitch_exporter.sensor.supervisor import Supervisor
 from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.stream import (
@@ -38,7 +37,6 @@ from picosnitch_exporter.stream import (
     Acknowledge,
     Channel,
     CommandLine,
-    Frame,
     Hello,
     Introductions,
     KernelStatus,
@@ -57,15 +55,8 @@ _DRAINS_A_LINGER = 4
 _BEHIND_SECONDS = 0.02
 _STATUS_SECONDS = 5.0
 _RESUME_SECONDS = 60.0
-_MAX_QUEUED_FRAMES = 256
 _SAY_SECONDS = 60.0
 _PAGE_BYTES = resource.getpagesize()
-
-
-@dataclass(slots=True, kw_only=True)
-class _Queued:
-    frame: Frame
-    descriptor: int | None
 
 
 class Sensor:
@@ -85,7 +76,7 @@ class Sensor:
         end.settimeout(0)
         self._stop_signals = stop_signals
         self._procfs = Procfs()
-        self._queue: deque[_Queued] = deque()
+        self._sending = Sending(self._channel)
         self._lost: Tally[tuple[str, str]] = Tally()
         self._supervisor = Supervisor(os.environ)
         self._taken_position = -1
@@ -139,7 +130,7 @@ class Sensor:
             self._read_rest(rest)
         self._execs.mark_by(self._marker.watch_filesystem)
         confines.apply(self._side.maps["counters"])
-        self._send(Ready())
+        self._sending.send(Ready())
         self.is_ready = True
         self._supervisor.ready()
         memory.give_back()  # what libbpf took to read the kernel's types
@@ -156,7 +147,7 @@ class Sensor:
 
     def _say_hello(self) -> None:
         side = self._side
-        self._send(
+        self._sending.send(
             Hello(
                 wire_version=WIRE_VERSION,
                 instance=side.instance,
@@ -196,7 +187,7 @@ class Sensor:
             subjects = subjects_of(data)
             for subject in subjects:
                 self._introduce(subject)
-            self._send(Introductions(data=data))
+            self._sending.send(Introductions(data=data))
 
     def _read_rest(self, rest: Rest) -> None:
         """Hands over what the ring of an earlier layout still holds, and removes it.
@@ -231,9 +222,9 @@ class Sensor:
             if self._receive_from(ready) and is_behind:
                 # What was acknowledged has made room in the ring.
                 next_drain = time.monotonic()
-            self._flush()
+            self._sending.flush()
             self._watch_exporter()
-            if self._is_congested():
+            if self._sending.is_congested:
                 next_drain = time.monotonic() + _BEHIND_SECONDS
                 continue
             try:
@@ -278,7 +269,7 @@ class Sensor:
         if not self._supervisor.wants_alive:
             return
         position = self._side.ring.consumer_position
-        is_idle = not self._queue and not self._channel.unread_bytes
+        is_idle = not self._sending and not self._channel.unread_bytes
         if is_idle or position != self._taken_position:
             self._taken_position = position
             self._supervisor.alive()
@@ -296,16 +287,13 @@ class Sensor:
                 )
             )
 
-    def _is_congested(self) -> bool:
-        return len(self._queue) >= _MAX_QUEUED_FRAMES
-
     def _pump(self) -> None:
         """Hands over what the ring holds, each executable before the records that name it."""
         self._introduce_again(self._drain.late_introductions())
         for batch in self._drain.batches():
             self._send_batch(batch, self._side.instance)
             self._drain.position = batch.end
-            if self._is_congested():
+            if self._sending.is_congested:
                 break
         self._hand_over(self._execs.read_events())
 
@@ -314,7 +302,9 @@ class Sensor:
         self._hand_over(self._execs.read_events())
         for subject in batch.subjects:
             self._introduce(subject)
-        self._send(Records(instance=instance, start=batch.start, end=batch.end, data=batch.data))
+        self._sending.send(
+            Records(instance=instance, start=batch.start, end=batch.end, data=batch.data)
+        )
 
     def _introduce(self, subject: Subject) -> None:
         opened = self._execs.find(
@@ -329,31 +319,16 @@ class Sensor:
         for path in self._cgroups.introduce(
             subject.cgroup_id, subject.cgroup1_id, tgid=tgid, start_ns=start_ns
         ):
-            self._send(path)
+            self._sending.send(path)
         if not subject.wants_cmdline:
             return
         cmdline = self._procfs.cmdline(tgid)
         if cmdline and self._procfs.is_same_start(tgid, start_ns):
-            self._send(CommandLine(key=subject.key, cmdline=cmdline))
+            self._sending.send(CommandLine(key=subject.key, cmdline=cmdline))
 
     def _hand_over(self, opened: list[Opened]) -> None:
         for one in opened:
-            self._send(one.frame, descriptor=one.descriptor)
-
-    def _send(self, frame: Frame, *, descriptor: int | None = None) -> None:
-        self._queue.append(_Queued(frame=frame, descriptor=descriptor))
-        self._flush()
-
-    def _flush(self) -> None:
-        while self._queue:
-            queued = self._queue[0]
-            try:
-                self._channel.send(queued.frame, descriptor=queued.descriptor)
-            except BlockingIOError:
-                return
-            self._queue.popleft()
-            if queued.descriptor is not None:
-                os.close(queued.descriptor)
+            self._sending.send(one.frame, descriptor=one.descriptor)
 
     def _receive(self) -> None:
         while True:
@@ -371,7 +346,7 @@ class Sensor:
         self._cgroups.take()
         self._lost["call", "not_run"] = self._side.missed_calls()
         statm = (self._procfs.root / "self/statm").read_text("ascii").split()
-        self._send(
+        self._sending.send(
             KernelStatus(
                 counters=self._drain.counters(),
                 maps=self._drain.maps(),
@@ -399,8 +374,8 @@ class Sensor:
             self._pump()
             self._await_stream(deadline)
         self._send_status()
-        self._send(Stopping())
-        while self._queue and time.monotonic() < deadline:
+        self._sending.send(Stopping())
+        while self._sending and time.monotonic() < deadline:
             self._await_stream(deadline)
         self._await_end()
         if not keeps:
@@ -410,9 +385,9 @@ class Sensor:
     def _await_stream(self, deadline: float) -> None:
         """Gives the exporter time to take frames and to acknowledge."""
         timeout = max(0.0, min(0.1, deadline - time.monotonic()))
-        select.select([self._channel], [self._channel] if self._queue else [], [], timeout)
+        select.select([self._channel], [self._channel] if self._sending else [], [], timeout)
         self._receive()
-        self._flush()
+        self._sending.flush()
 
     def _await_end(self) -> None:
         """Takes acknowledgements until the exporter has closed its end."""
