@@ -163,23 +163,31 @@ class LogWriter:
     def _run(self) -> None:
         try:
             self._begin()
-            while True:
-                try:
-                    event = self._events.get(timeout=self._pause())
-                except queue.Empty:
-                    self._prune()
-                    continue
-                if event is None:
-                    return
-                if isinstance(event, Commit):
-                    self._write(event)
-                else:
-                    self._note_arrival(event)
-                self._feed_couriers()
+            while self._take_next():
+                pass
         except _GivenUpError:
             return
         except Exception as error:  # noqa: BLE001 whatever it is, the main thread has to know
             self._failed(error)
+
+    def _take_next(self) -> bool:
+        """Waits for an event and does what it asks for; False where it was the last.
+
+        On its own, so that a commit, with some MB of rows, is let go of before the next one comes.
+        """
+        try:
+            event = self._events.get(timeout=self._pause())
+        except queue.Empty:
+            self._prune()
+            return True
+        if event is None:
+            return False
+        if isinstance(event, Commit):
+            self._write(event)
+        else:
+            self._note_arrival(event)
+        self._feed_couriers()
+        return True
 
     def _begin(self) -> None:
         try:
