@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * What differs between the kernels that these programs run on (5.15 and up), each with the version in which it
- * changed. Flavours of a type (`___before_6_6`) carry the older fields: libbpf looks them up under the type's name.
+ * changed, and between machines. Flavours of a type (`___before_6_6`) carry the other fields: libbpf looks them up under
+ * the type's name.
  *
  * Fields of kernel_types.h that are older than that, and need nothing here:
  *   sk_protocol          8 bits in a bit field until 5.5, 16 from 5.6 (bf9765145b85): MPTCP's number needs 9
@@ -24,6 +25,17 @@ struct inode___before_6_11 {
 	struct timespec64 __i_ctime;
 };
 
+/* Registers of a program of user space, as a probe finds them: which those are is the machine's C calling convention. */
+struct pt_regs___x86_64 {
+	unsigned long di;
+	unsigned long cx;
+	unsigned long ax;
+};
+
+struct pt_regs___arm64 {
+	__u64 regs[31];
+};
+
 #pragma clang attribute pop
 
 static __always_inline __u64 read_change_time(struct inode *inode)
@@ -40,6 +52,24 @@ static __always_inline __u64 read_change_time(struct inode *inode)
 	return BPF_CORE_READ(before_6_6, i_ctime.tv_sec) * 1000000000ULL +
 	       BPF_CORE_READ(before_6_6, i_ctime.tv_nsec);
 }
+
+/* A register by its names. Each is read on its own, as the verifier takes no address that the compiler has computed from
+ * `registers` for both machines. */
+#define REGISTER(registers, of_arm64, of_x86_64)                       \
+	({                                                             \
+		struct pt_regs___x86_64 *x86_64 = (void *)(registers); \
+		struct pt_regs___arm64 *arm64 = (void *)(registers);   \
+		__u64 value;                                           \
+                                                                       \
+		if (bpf_core_field_exists(arm64->regs)) {              \
+			value = arm64->of_arm64;                       \
+			asm volatile("" : "+r"(value));                \
+		} else {                                               \
+			value = x86_64->of_x86_64;                     \
+			asm volatile("" : "+r"(value));                \
+		}                                                      \
+		value;                                                 \
+	})
 
 /* The calling thread's note, or NULL. Task storage is for tracing programs only (5.13) until cgroup programs may use it
  * too (6.16): the loader tries. */

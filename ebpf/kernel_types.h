@@ -283,20 +283,7 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
-/* A program of user space, as a probe finds it: registers by the C calling convention of each machine, of which the
- * kernel has one. */
 struct pt_regs;
-
-struct pt_regs___x86_64 {
-	unsigned long di;
-	unsigned long cx;
-	unsigned long ax;
-};
-
-struct pt_regs___arm64 {
-	__u64 regs[31];
-};
-
 struct seq_file;
 
 struct bpf_iter_meta {

@@ -32,24 +32,6 @@ struct {
 	__type(value, struct lookup);
 } lookups SEC(".maps");
 
-/* One object for every machine: the type that this kernel has says which registers there are. Each is read on its own,
- * as the verifier takes no address that the compiler has computed from `registers` for both. */
-#define REGISTER(registers, of_arm64, of_x86_64)                       \
-	({                                                             \
-		struct pt_regs___x86_64 *x86_64 = (void *)(registers); \
-		struct pt_regs___arm64 *arm64 = (void *)(registers);   \
-		__u64 value;                                           \
-                                                                       \
-		if (bpf_core_field_exists(arm64->regs)) {              \
-			value = arm64->of_arm64;                       \
-			asm volatile("" : "+r"(value));                \
-		} else {                                               \
-			value = x86_64->of_x86_64;                     \
-			asm volatile("" : "+r"(value));                \
-		}                                                      \
-		value;                                                 \
-	})
-
 SEC("uprobe")
 int getaddrinfo_called(struct pt_regs *registers)
 {
