@@ -207,29 +207,39 @@ static __noinline struct socket_state *claim(struct sock *sk)
 	return state;
 }
 
+/* The ring is full. */
+static __noinline int push_late(struct socket_state *state, __u64 key, __u32 flags)
+{
+	struct flow_record late = {};
+
+	if (!state)
+		return 0;
+	fill_record(&late, state, flags);
+	take_counts(&late, state);
+	if (!bpf_map_update_elem(&fallback, &key, &late, BPF_NOEXIST)) {
+		add_counter(COUNTER_FALLBACK_RECORDS, 1);
+		raise(&control.fallback_dirty);
+		return 0;
+	}
+	add_counter(COUNTER_LOST_FINAL_RECORDS, 1);
+	add_counter(COUNTER_LOST_FINAL_TRANSMIT_BYTES, late.transmit_bytes);
+	add_counter(COUNTER_LOST_FINAL_RECEIVE_BYTES, late.receive_bytes);
+	return 0;
+}
+
 /* The last record of a socket, or (flags 0) the last of its traffic with the peer it has had so far. Through the
  * ring; where that is full through the fallback map, whose key the caller chooses. */
 static __always_inline void push(struct socket_state *state, __u64 fallback_key, __u16 flags)
 {
 	struct flow_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	struct flow_record late = {};
 
-	if (record) {
-		fill_record(record, state, flags);
-		take_counts(record, state);
-		bpf_ringbuf_submit(record, wakeup_flag());
+	if (!record) {
+		push_late(state, fallback_key, flags);
 		return;
 	}
-	fill_record(&late, state, flags);
-	take_counts(&late, state);
-	if (!bpf_map_update_elem(&fallback, &fallback_key, &late, BPF_NOEXIST)) {
-		add_counter(COUNTER_FALLBACK_RECORDS, 1);
-		raise(&control.fallback_dirty);
-		return;
-	}
-	add_counter(COUNTER_LOST_FINAL_RECORDS, 1);
-	add_counter(COUNTER_LOST_FINAL_TRANSMIT_BYTES, late.transmit_bytes);
-	add_counter(COUNTER_LOST_FINAL_RECEIVE_BYTES, late.receive_bytes);
+	fill_record(record, state, flags);
+	take_counts(record, state);
+	bpf_ringbuf_submit(record, wakeup_flag());
 }
 
 static __always_inline void make_flow(struct sock *sk, struct task_struct *task,

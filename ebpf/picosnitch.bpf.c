@@ -185,6 +185,10 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
 {
 	struct socket_state *state;
 
+	/* Half of the changes are those of a connection's end, of which none matters here. */
+	if (new_state != TCP_ESTABLISHED && new_state != TCP_SYN_RECV && old_state != TCP_CLOSE &&
+	    old_state != TCP_SYN_SENT)
+		return 0;
 	if (!is_active() || is_subflow(sk))
 		return 0;
 	/* MPTCP clones its listener, and the clone is established at once. */

@@ -26,14 +26,18 @@ static __always_inline void fill_record(struct flow_record *record,
 	record->uid = state->uid;
 }
 
+/* Most counters of most records are 0, and an atomic exchange takes longer than to look. What is added in between is of the
+ * next record. */
+#define TAKE(counter) ((counter) ? __sync_lock_test_and_set(&(counter), 0) : 0)
+
 static __always_inline void take_counts(struct flow_record *record, struct socket_state *state)
 {
-	record->transmit_bytes = __sync_lock_test_and_set(&state->transmit_bytes, 0);
-	record->receive_bytes = __sync_lock_test_and_set(&state->receive_bytes, 0);
-	record->transmit_calls = __sync_lock_test_and_set(&state->transmit_calls, 0);
-	record->receive_calls = __sync_lock_test_and_set(&state->receive_calls, 0);
-	record->connections = __sync_lock_test_and_set(&state->connections, 0);
-	record->connect_failures = __sync_lock_test_and_set(&state->connect_failures, 0);
+	record->transmit_bytes = TAKE(state->transmit_bytes);
+	record->receive_bytes = TAKE(state->receive_bytes);
+	record->transmit_calls = TAKE(state->transmit_calls);
+	record->receive_calls = TAKE(state->receive_calls);
+	record->connections = TAKE(state->connections);
+	record->connect_failures = TAKE(state->connect_failures);
 }
 
 static __always_inline bool has_counts(const struct socket_state *state)
@@ -55,11 +59,11 @@ static __always_inline void fill_from_flow(struct flow_record *record, const str
 	record->owner.pad = 0;
 	record->executable = flow->executable;
 	record->cookie = key->cookie;
-	record->transmit_bytes = __sync_lock_test_and_set(&flow->transmit_bytes, 0);
-	record->receive_bytes = __sync_lock_test_and_set(&flow->receive_bytes, 0);
-	record->transmit_calls = __sync_lock_test_and_set(&flow->transmit_calls, 0);
-	record->receive_calls = __sync_lock_test_and_set(&flow->receive_calls, 0);
-	record->connections = __sync_lock_test_and_set(&flow->connections, 0);
+	record->transmit_bytes = TAKE(flow->transmit_bytes);
+	record->receive_bytes = TAKE(flow->receive_bytes);
+	record->transmit_calls = TAKE(flow->transmit_calls);
+	record->receive_calls = TAKE(flow->receive_calls);
+	record->connections = TAKE(flow->connections);
 	record->connect_failures = 0;
 	__builtin_memcpy(record->local_address, flow->local_address, 16);
 	__builtin_memcpy(record->remote_address, key->remote_address, 16);
