@@ -103,5 +103,6 @@ GUESTS = (
     Guest(kernel="6.1", plan="fexit"),
     Guest(kernel="6.12", plan="fexit"),
     Guest(kernel="6.12", plan="tracepoint"),
+    Guest(kernel="6.12-arm64", plan="fexit"),
     Guest(kernel="6.12-arm64", plan="tracepoint"),
 )
