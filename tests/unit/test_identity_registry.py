@@ -351,6 +351,31 @@ def test_replayed_file_is_given_up_when_it_is_not_shown_again(bench: Bench) -> N
     assert (replayed.state, replayed.reason) == (VersionState.IMPOSSIBLE, "restart")
 
 
+@pytest.mark.parametrize("hashed_in", ["the run before", "this run"])
+def test_replayed_file_has_the_hash_of_its_twin_when_it_was_written_shortly_before(
+    bench: Bench, hashed_in: str
+) -> None:
+    """Its stamps prove nothing yet, so that each showing of it is a version of its own."""
+    bench.wall_ns = OLD_NS + SECOND_NS
+    if hashed_in == "the run before":
+        bench.hash(bench.show(seen(seen_ns=1)), "a")
+    replayed = bench.registry.seen(seen(seen_ns=2), None)
+    if hashed_in == "this run":
+        bench.hash(bench.show(seen(seen_ns=3)), "a")
+    bench.wait(1)
+    assert not replayed.is_settled
+    bench.wait(1)
+    assert digest("a") == replayed.sha256
+
+
+def test_replayed_file_has_no_hash_when_only_another_content_has_one(bench: Bench) -> None:
+    bench.wall_ns = OLD_NS + SECOND_NS
+    bench.hash(bench.show(seen(seen_ns=1)), "a")
+    replayed = bench.registry.seen(seen(seen_ns=2, size_bytes=5), None)
+    bench.wait(2)
+    assert (replayed.state, replayed.reason) == (VersionState.IMPOSSIBLE, "restart")
+
+
 def test_reason_is_the_hashers_when_it_fails(bench: Bench) -> None:
     shown = bench.show(seen())
     bench.fail(shown, "io_error")

@@ -245,11 +245,27 @@ class Registry:
         while self._unseen and _is_over(*self._unseen[0], now_ns):
             _deadline, version = self._unseen.popleft()
             if not version.ticket and not version.is_settled:
-                self._settle(version, reason="restart" if version.seen_ns else "gone")
+                self._give_up(version)
         while self._hashing and _is_over(*self._hashing[0], now_ns):
             _deadline, version = self._hashing.popleft()
             if not version.is_settled:
                 self._settle(version, reason="stalled")
+
+    def _give_up(self, version: Version) -> None:
+        """Nobody has shown the file, or the descriptor went with a process that was killed.
+
+        Then it counts what the very same file was found to be before or after, unless its stamps
+        have changed. That they prove little where it is fresh is no reason to know nothing.
+        """
+        if not version.seen_ns:
+            self._settle(version, reason="gone")
+            return
+        chain = self._chains.get(version.identity)
+        for other in reversed(chain.versions if chain is not None else ()):
+            if other.state is VersionState.HASHED and _stamps(other) == _stamps(version):
+                self._settle(version, sha256=other.sha256)
+                return
+        self._settle(version, reason="restart")
 
     def _chain(self, identity: FileIdentity) -> Chain:
         chain = self._chains.get(identity)
