@@ -116,7 +116,7 @@ static __always_inline bool drain_flow(struct flow_key *key, struct drain_block 
 	if (!flow)
 		return false;
 	flow->is_queued = 0;
-	if (!flow->transmit_calls && !flow->receive_calls)
+	if (!has_traffic(flow))
 		return false;
 	record = records.ringbuf_reserve(sizeof(struct flow_record));
 	if (!record) {
@@ -159,7 +159,7 @@ static __always_inline bool age_flow(struct flow_key *key, struct drain_block *b
 	if (!flow || !control)
 		return false;
 	was_met = is_met(&flow->aged_round, block);
-	if (!was_met && !flow->transmit_calls && !flow->receive_calls) {
+	if (!was_met && !has_traffic(flow)) {
 		if (flow->closing) {
 			if (!flows.delete(key))
 				add_flow_count(-1);

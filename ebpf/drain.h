@@ -66,7 +66,7 @@ int drain_flows(struct bpf_iter__bpf_map_elem *context)
 	if (!flow)
 		return 0;
 	control.flow_entries++;
-	if (!flow->transmit_calls && !flow->receive_calls) {
+	if (!has_traffic(flow)) {
 		if (!control.expire_flows)
 			return 0;
 		if (flow->closing && !bpf_map_delete_elem(&flows, &key))

@@ -27,23 +27,30 @@ static __always_inline void fill_record(struct flow_record *record,
 }
 
 /* Most counters of most records are 0, and an atomic exchange takes longer than to look. What is added in between is of the
- * next record. */
+ * next record. A call's bytes are added before the call: taken in the other order, what is left behind is at most a call
+ * without its bytes. */
 #define TAKE(counter) ((counter) ? __sync_lock_test_and_set(&(counter), 0) : 0)
 
 static __always_inline void take_counts(struct flow_record *record, struct socket_state *state)
 {
-	record->transmit_bytes = TAKE(state->transmit_bytes);
-	record->receive_bytes = TAKE(state->receive_bytes);
 	record->transmit_calls = TAKE(state->transmit_calls);
 	record->receive_calls = TAKE(state->receive_calls);
+	record->transmit_bytes = TAKE(state->transmit_bytes);
+	record->receive_bytes = TAKE(state->receive_bytes);
 	record->connections = TAKE(state->connections);
 	record->connect_failures = TAKE(state->connect_failures);
 }
 
 static __always_inline bool has_counts(const struct socket_state *state)
 {
-	return state->transmit_calls || state->receive_calls || state->connections ||
-	       state->connect_failures;
+	return state->transmit_calls || state->receive_calls || state->transmit_bytes ||
+	       state->receive_bytes || state->connections || state->connect_failures;
+}
+
+static __always_inline bool has_traffic(const struct flow_state *flow)
+{
+	return flow->transmit_calls || flow->receive_calls || flow->transmit_bytes ||
+	       flow->receive_bytes;
 }
 
 static __always_inline void fill_from_flow(struct flow_record *record, const struct flow_key *key,
@@ -59,10 +66,10 @@ static __always_inline void fill_from_flow(struct flow_record *record, const str
 	record->owner.pad = 0;
 	record->executable = flow->executable;
 	record->cookie = key->cookie;
-	record->transmit_bytes = TAKE(flow->transmit_bytes);
-	record->receive_bytes = TAKE(flow->receive_bytes);
 	record->transmit_calls = TAKE(flow->transmit_calls);
 	record->receive_calls = TAKE(flow->receive_calls);
+	record->transmit_bytes = TAKE(flow->transmit_bytes);
+	record->receive_bytes = TAKE(flow->receive_bytes);
 	record->connections = TAKE(flow->connections);
 	record->connect_failures = 0;
 	__builtin_memcpy(record->local_address, flow->local_address, 16);

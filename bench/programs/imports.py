@@ -34,7 +34,9 @@ def main() -> None:
     from picosnitch_exporter.sensor.process import Sensor  # noqa: F401
 
     memory.give_back()
-    os.write(1, os.read(reading, len(READY)))
+    if os.read(reading, len(READY)) != READY:
+        raise SystemExit(1)  # it has said why
+    os.write(1, READY)
     signal.pause()
 
 

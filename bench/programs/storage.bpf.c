@@ -69,8 +69,11 @@ int BPF_PROG(storage_copy, const struct sk_buff *skb, int length)
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(storage_state, const struct sock *sk, int old_state, int new_state)
+int BPF_PROG(storage_state, struct sock *sk, int old_state, int new_state)
 {
+	/* The sockets that it accepts get a copy. */
+	if (new_state == TCP_LISTEN)
+		bpf_sk_storage_get(&sockets, sk, NULL, CREATE);
 	return 0;
 }
 

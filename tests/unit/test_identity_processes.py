@@ -154,6 +154,19 @@ def test_ended_processes_are_forgotten_sooner_when_there_are_many() -> None:
     assert present == [1, *range(22, 31)]
 
 
+def test_ended_process_stays_when_a_child_of_it_is_remembered() -> None:
+    running = Running(3)
+    table = ProcessTable(is_running=running, many_processes=0)
+    for tgid, parent in ((1, 0), (2, 1), (3, 2)):
+        table.add(process(key(tgid), parent=key(parent)), now_ns=NOW)
+    table.expire(now_ns=NOW + MANY_IDLE_NS)
+    assert len(table) == 3
+    running.tgids.clear()
+    for minute in (2, 3, 4):
+        table.expire(now_ns=NOW + minute * MANY_IDLE_NS)
+    assert len(table) == 0
+
+
 def test_look_for_ended_processes_is_short_when_many_run() -> None:
     asked: list[int] = []
 

@@ -1,7 +1,7 @@
 """Processes as the kernel side has introduced them, and their ancestors."""
 
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,7 +12,7 @@ from picosnitch_exporter.stream import CommandLine
 from picosnitch_exporter.wire import ProcessFlag, ProcessRecord
 
 MAX_PROCESSES = 65_536
-"""Images that are remembered: 60 MB if all of them were in use."""
+"""Images that are remembered: 85 MB if all of them were in use."""
 IDLE_NS = 3600 * 1_000_000_000
 """A process that has ended and was not used for so long is forgotten."""
 MANY_PROCESSES = 8_192
@@ -94,8 +94,9 @@ class ProcessTable:
     Bounded: beyond `max_processes`, the one that was used least recently goes, whatever has ended
     before what still runs, as far as a short look tells. What has ended and was not used for an
     hour goes as well, or for a minute while there are more than `many_processes`: a machine that
-    starts 40 programs a second would otherwise hold the 65,536 of half an hour. `is_running` tells
-    whether a process id is in use.
+    starts 40 programs a second would otherwise hold the 65,536 of half an hour. The parent of one
+    that is remembered stays, as it is introduced only once. `is_running` tells whether a process id
+    is in use.
     """
 
     def __init__(
@@ -109,6 +110,8 @@ class ProcessTable:
         self._max_processes = max_processes
         self._many_processes = many_processes
         self._processes: OrderedDict[ProcessKey, Process] = OrderedDict()
+        self._children: Counter[ProcessKey] = Counter()
+        """Of those that are remembered, by parent."""
         self._early: OrderedDict[ProcessKey, str] = OrderedDict()
         self.changes = 0
         """How often more has become known of a process that had been introduced."""
@@ -154,6 +157,7 @@ class ProcessTable:
             )
             self._make_room()
             self._processes[record.key] = process
+            self._children[record.parent] += 1
             early = self._early.pop(record.key, None)
             if early is not None:
                 self._improve(process, early)
@@ -196,12 +200,12 @@ class ProcessTable:
             are_many = len(self._processes) > self._many_processes
             if now_ns - process.used_ns < (MANY_IDLE_NS if are_many else IDLE_NS):
                 return
-            if self._is_running(key.tgid):
+            if self._is_running(key.tgid) or key in self._children:
                 # A process is introduced once only: a daemon that talks once a day keeps its name.
                 process.used_ns = now_ns
                 self._processes.move_to_end(key)
             else:
-                del self._processes[key]
+                self._forget(key)
 
     def _improve(self, process: Process, cmdline: str) -> None:
         # The kernel side cuts at 512 bytes: a longer one that begins the same is the whole of it.
@@ -223,7 +227,13 @@ class ProcessTable:
             if not self._is_running(key.tgid):
                 break
             self._processes.move_to_end(key)
-        self._processes.popitem(last=False)
+        self._forget(next(iter(self._processes)))
+
+    def _forget(self, key: ProcessKey) -> None:
+        parent = self._processes.pop(key).parent
+        self._children[parent] -= 1
+        if not self._children[parent]:
+            del self._children[parent]
 
 
 def _source(record: ProcessRecord) -> CommandLineSource:

@@ -61,7 +61,7 @@ class RowSink(Protocol):
 
 
 # Not frozen: it is added to with each record.
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Sums:
     """What has moved under the same labels."""
 
