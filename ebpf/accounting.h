@@ -239,7 +239,7 @@ static __always_inline void push(struct socket_state *state, __u64 fallback_key,
 	}
 	fill_record(record, state, flags);
 	take_counts(record, state);
-	bpf_ringbuf_submit(record, wakeup_flag());
+	bpf_ringbuf_submit(record, wakeup_flag(sizeof(*record), true));
 }
 
 static __always_inline void make_flow(struct sock *sk, struct task_struct *task,

@@ -268,7 +268,7 @@ static __always_inline u64 wakeup_flag(u64 bytes)
 	if (!block || !control)
 		return BPF_RB_NO_WAKEUP;
 	__sync_fetch_and_add(&block->unread_bytes, bytes);
-	return wakeup_at(block->unread_bytes, control->wakeup_bytes);
+	return wakeup_at(block->unread_bytes, control->wakeup_bytes, bytes);
 }
 
 /* flow_count and the padding behind it are one aligned word of 64 bits, whose lower half is flow_count. */

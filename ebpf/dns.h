@@ -103,9 +103,9 @@ static __noinline int send_dns(struct __sk_buff *skb, __u32 offset, __u32 last, 
 		return 1;
 	if (protocol == IPPROTO_UDP && !(record->payload[2] & DNS_IS_ANSWER))
 		return 1;
+	bytes += sizeof(*record) - DNS_BYTES;
 	if (is_ring_half_full() ||
-	    bpf_ringbuf_output(&records, record, sizeof(*record) - DNS_BYTES + bytes,
-			       wakeup_flag()))
+	    bpf_ringbuf_output(&records, record, bytes, wakeup_flag(bytes, false)))
 		add_counter(COUNTER_DNS_RECORDS_LOST, 1);
 	return 1;
 }

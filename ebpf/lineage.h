@@ -252,9 +252,9 @@ static __always_inline bool send_node(struct process_record *record, struct proc
 		return true;
 	}
 	*key = node->parent;
-	wakeup = flags & PROCESS_UNWATCHED ? BPF_RB_FORCE_WAKEUP : wakeup_flag();
-	if (!bpf_ringbuf_output(&records, record, offsetof(struct process_record, cmdline) + length,
-				wakeup)) {
+	length += offsetof(struct process_record, cmdline);
+	wakeup = flags & PROCESS_UNWATCHED ? BPF_RB_FORCE_WAKEUP : wakeup_flag(length, false);
+	if (!bpf_ringbuf_output(&records, record, length, wakeup)) {
 		node->sent |= generation ? SENT_AS_ANCESTOR : 0;
 		return true;
 	}

@@ -113,7 +113,7 @@ int getaddrinfo_returned(struct pt_regs *registers)
 		read_addresses(record, results);
 	}
 	if (record->address_count)
-		bpf_ringbuf_submit(record, wakeup_flag());
+		bpf_ringbuf_submit(record, wakeup_flag(sizeof(*record), true));
 	else
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 	return 0;

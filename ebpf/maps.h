@@ -273,9 +273,13 @@ static __always_inline void raise(volatile __u32 *flag)
 		*flag = 1;
 }
 
-static __always_inline __u64 wakeup_flag(void)
+/* Of a record that is about to be copied into the ring; one that is reserved is in the fill already. */
+static __always_inline __u64 wakeup_flag(__u64 record_bytes, bool is_reserved)
 {
-	return wakeup_at(bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA), control.wakeup_bytes);
+	__u64 fill = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA);
+
+	return wakeup_at(is_reserved ? fill : fill + record_bytes, control.wakeup_bytes,
+			 record_bytes);
 }
 
 /* On slow paths only: nobody has drained for the linger time, so the programs stop until the next reader. */
