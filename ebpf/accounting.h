@@ -74,12 +74,14 @@ static __always_inline bool is_datagram(__u16 protocol)
 /* A raw socket that is connected has an address and no port. */
 static __always_inline bool is_unconnected(struct sock *sk)
 {
-	__u64 remote[2];
+	const struct in6_addr *remote = &sk->__sk_common.skc_v6_daddr;
 
 	if (sk->__sk_common.skc_dport)
 		return false;
-	read_remote(sk, (__u8 *)remote);
-	return !remote[0] && !remote[1];
+	if (sk->__sk_common.skc_family == AF_INET)
+		return !sk->__sk_common.skc_daddr;
+	return !(remote->in6_u.u6_addr32[0] | remote->in6_u.u6_addr32[1] |
+		 remote->in6_u.u6_addr32[2] | remote->in6_u.u6_addr32[3]);
 }
 
 static __always_inline void read_tuple(struct sock *sk, struct socket_state *state)
@@ -104,9 +106,10 @@ static __always_inline bool may_claim(struct socket_state *state, struct task_st
 /* Also while another thread of the process is about to write that it is. */
 static __always_inline bool is_owner(const struct socket_state *state, struct task_struct *task)
 {
-	if (state->owner.tgid == (__u32)task->tgid && state->owner.exec_id == task->self_exec_id)
+	if (state->owner_tgid == (__u32)task->tgid &&
+	    state->owner_exec_id == (__u32)task->self_exec_id)
 		return true;
-	return !state->owner.tgid && state->claimed == mark_of(task);
+	return !state->owner_tgid && state->claimed == mark_of(task);
 }
 
 /* Makes the process the owner. Only whoever may_claim(), or turns `provisional` to 0, may. */
@@ -125,10 +128,10 @@ static __always_inline void write_owner(struct socket_state *state, struct task_
 		__sync_fetch_and_or(&state->flags, FLOW_KERNEL);
 	else
 		__sync_fetch_and_and(&state->flags, ~FLOW_KERNEL);
-	state->owner.start_ns = key.start_ns;
-	state->owner.exec_id = key.exec_id;
+	state->owner_start_ns = key.start_ns;
+	state->owner_exec_id = key.exec_id;
 	asm volatile("" ::: "memory");
-	state->owner.tgid = key.tgid;
+	state->owner_tgid = key.tgid;
 }
 
 /* A socket that was open before anybody looked counts from here on. */
@@ -148,7 +151,7 @@ static __always_inline void start_copied_seq(struct sock *sk, struct socket_stat
 /* After a time in which nothing was counted: that has to stay uncounted. */
 static __always_inline void restart_copied_seq(struct sock *sk, struct socket_state *state)
 {
-	if (!state->owner.tgid)
+	if (!state->owner_tgid)
 		return;
 	state->has_copied_seq = 0;
 	start_copied_seq(sk, state);
@@ -201,7 +204,7 @@ static __noinline struct socket_state *claim(struct sock *sk)
 		return NULL;
 	}
 	if (!may_claim(state, task))
-		return state->owner.tgid || is_owner(state, task) ? state : NULL;
+		return state->owner_tgid || is_owner(state, task) ? state : NULL;
 	begin(sk, state, bpf_get_socket_cookie(sk), task);
 	introduce();
 	return state;

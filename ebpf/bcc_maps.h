@@ -40,6 +40,11 @@ struct socket_state {
 	u8 direction;
 };
 
+static __always_inline void read_owner(const struct socket_state *state, struct process_key *owner)
+{
+	*owner = state->owner;
+}
+
 /* By the address of the kernel's struct sock: from its first use, connect() or accept() until its release. */
 #define SOCKETS_MAX 65536
 BPF_TABLE("hash", u64, struct socket_state, sockets, SOCKETS_MAX);

@@ -20,7 +20,7 @@ int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 	if (!state || !sk)
 		return 0;
 	control.socket_entries++;
-	if (!state->owner.tgid || !has_counts(state))
+	if (!state->owner_tgid || !has_counts(state))
 		return 0;
 	if (state->first_peer && !state->is_settled) {
 		/* Its peer is being written at this moment. */

@@ -88,7 +88,7 @@ static __always_inline int note_connect(struct bpf_sock_addr *context, bool is_i
 		begin(sk, state, bpf_get_socket_cookie(context), task);
 		introduce();
 	}
-	if (!state->owner.tgid)
+	if (!state->owner_tgid)
 		return 1;
 	if (state->connecting) {
 		__sync_fetch_and_add(&state->connect_failures, 1);
@@ -213,7 +213,7 @@ int sock_release(struct bpf_sock *sk)
 	}
 	if (state->protocol == IPPROTO_MPTCP && !state->remote_port)
 		read_remote_of_released(sk, state);
-	if (state->owner.tgid)
+	if (state->owner_tgid)
 		push(state, state->cookie, FLOW_FINAL);
 	return 1;
 }

@@ -22,7 +22,7 @@ static __always_inline void read_key_by(struct task_struct *task, struct process
 	struct task_struct *leader = READ(how, task, group_leader);
 
 	key->start_ns = READ(how, leader, start_boottime);
-	key->exec_id = READ(how, task, self_exec_id);
+	key->exec_id = (__u32)READ(how, task, self_exec_id);
 	key->tgid = READ(how, task, tgid);
 	key->pad = 0;
 }
@@ -178,7 +178,7 @@ static __always_inline void read_node(struct task_struct *task, struct process_n
 	node->key.tgid = 0;
 	asm volatile("" ::: "memory");
 	node->key.start_ns = READ(how, leader, start_boottime);
-	node->key.exec_id = READ(how, task, self_exec_id);
+	node->key.exec_id = (__u32)READ(how, task, self_exec_id);
 	node->key.pad = 0;
 	if (parent)
 		read_key_by(parent, &node->parent, how);

@@ -12,45 +12,55 @@ enum {
 
 /* A socket and what was counted on it. The counters hold what has not been reported yet: programs add
  * to them, whoever reports takes them with an atomic exchange, so that any number of reporters at once take each
- * byte exactly once. Everything else is written by the one that claims the socket. What each call needs comes first: the
- * kernel puts 8 bytes of its own before it on the same cache line. */
+ * byte exactly once. Everything else is written by the one that claims the socket. With 10,000 sockets, time goes to cache
+ * misses: what each call looks at is on the first line, on which the kernel puts 8 bytes of its own before it. */
 struct socket_state {
 	__u64 transmit_bytes;
 	__u64 receive_bytes;
 	__u32 transmit_calls;
 	__u32 receive_calls;
-	struct process_key owner; /* owner.tgid stays 0 until all the rest is written */
-	__u32 provisional; /* 0 claimed by use; else accepted, 1 + the drains it has waited */
-	__u16 protocol;
-	__u8 family;
-	__u8 direction;
-	/* The second cache line. */
 	__u8 remote_address[16]; /* of the one peer that the counters are for */
-	__u8 noted_address[16]; /* of an unconnected socket: whom its last packet was from or for */
-	__u32 flags; /* FLOW_KERNEL, SOCKET_* */
+	__u32 owner_tgid; /* stays 0 until all the rest is written */
+	__u32 owner_exec_id;
+	__u32 provisional; /* 0 claimed by use; else accepted, 1 + the drains it has waited */
 	__u16 remote_port;
-	__u16 noted_port;
-	__u32 copied_seq; /* tcp_sock.copied_seq up to which receive_bytes has counted */
-	__u8 has_copied_seq; /* seen from its first byte on */
-	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
-	__u8 unseen; /* reported as a socket whose bytes no hook can see */
-	__u8 by_pages; /* pages were sent on it (functions.h) */
-	__u8 local_address[16];
-	/* The third. */
+	__u8 direction;
+	__u8 family;
+	/* The second cache line: connections, peers of unconnected sockets, TCP's receives. */
+	__u8 noted_address[16]; /* of an unconnected socket: whom its last packet was from or for */
 	__u64 cookie;
 	__u64 first_peer; /* of an unconnected socket: its hash (traffic.h), 0 before the first call */
-	struct file_identity executable;
+	__u32 flags; /* FLOW_KERNEL, SOCKET_* */
+	__u32 copied_seq; /* tcp_sock.copied_seq up to which receive_bytes has counted */
 	__u32 connections;
 	__u32 connect_failures;
-	__u32 claimed; /* 0, or by whom, once an owner is being written (accounting.h) */
 	__u32 connecting; /* a connect() that has not got as far as SYN_SENT */
+	__u32 claimed; /* 0, or by whom, once an owner is being written (accounting.h) */
+	__u16 noted_port;
+	__u8 has_copied_seq; /* seen from its first byte on */
+	__u8 names_peers; /* its receives ask for addresses: arriving packets need not be noted */
+	__u8 is_settled; /* the first peer is written as the remote one */
+	__u8 is_child; /* accepted: what was copied from the listener has been replaced */
+	__u8 unseen; /* reported as a socket whose bytes no hook can see */
+	__u8 by_pages; /* pages were sent on it (functions.h) */
+	/* The third: what only records need. */
+	__u64 owner_start_ns;
+	struct file_identity executable;
+	__u8 local_address[16];
 	__u32 netns;
 	__u32 uid;
 	__u16 local_port;
-	__u8 is_child; /* accepted: what was copied from the listener has been replaced */
-	__u8 is_settled; /* the first peer is written as the remote one */
+	__u16 protocol;
 	__u8 pad[4];
 };
+
+static __always_inline void read_owner(const struct socket_state *state, struct process_key *owner)
+{
+	owner->start_ns = state->owner_start_ns;
+	owner->exec_id = state->owner_exec_id;
+	owner->tgid = state->owner_tgid;
+	owner->pad = 0;
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -64,23 +74,24 @@ struct {
  * hook). A byte is counted either in a socket's state or in one flow, never in both. */
 struct flow_key {
 	__u64 cookie;
-	__u64 exec_id;
 	__u8 remote_address[16];
 	__u32 tgid;
+	__u32 exec_id;
 	__u16 remote_port;
 	__u16 protocol;
 	__u8 family;
-	__u8 pad[7];
+	__u8 pad[3];
 };
 
+/* What each call looks at comes first: it is on one cache line with the end of the key. */
 struct flow_state {
 	__u64 transmit_bytes;
 	__u64 receive_bytes;
 	__u32 transmit_calls;
 	__u32 receive_calls;
+	__u32 closing; /* expired: no program adds to it any more, the next drain deletes it */
 	__u32 connections;
 	__u32 idle_rounds; /* expiring drains since it last had traffic */
-	__u32 closing; /* expired: no program adds to it any more, the next drain deletes it */
 	__u32 flags;
 	__u64 start_ns;
 	struct file_identity executable;

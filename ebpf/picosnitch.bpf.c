@@ -78,9 +78,9 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 	if (!tcp || tcp->inet_conn.icsk_ulp_ops)
 		return 0;
 	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!state || !state->owner.tgid) {
+	if (!state || !state->owner_tgid) {
 		state = claim(sk);
-		if (!state || !state->owner.tgid)
+		if (!state || !state->owner_tgid)
 			return 0;
 	}
 	if (!state->has_copied_seq) {

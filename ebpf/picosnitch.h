@@ -11,7 +11,7 @@
 #ifndef PICOSNITCH_H
 #define PICOSNITCH_H
 
-#define PICOSNITCH_WIRE_VERSION 2
+#define PICOSNITCH_WIRE_VERSION 3
 
 /* /proc/PID/cmdline is longer now and then; what is cut is marked by PROCESS_CMDLINE_CUT. */
 #define CMDLINE_BYTES 512
@@ -66,7 +66,7 @@ struct file_identity {
 /* One image of one process: a pid is reused and an exec replaces the image, but not all three together. */
 struct process_key {
 	__u64 start_ns; /* start of the process, CLOCK_BOOTTIME */
-	__u64 exec_id; /* task_struct.self_exec_id */
+	__u64 exec_id; /* task_struct.self_exec_id, which each exec raises by one: its lower 32 bits are enough */
 	__u32 tgid;
 	__u32 pad;
 };

@@ -12,7 +12,7 @@ static __always_inline void fill_record(struct flow_record *record,
 	record->header.flags = flags | state->flags | (state->provisional ? FLOW_PROVISIONAL : 0);
 	record->header.pad = 0;
 	record->header.time_ns = bpf_ktime_get_boot_ns();
-	record->owner = state->owner;
+	read_owner(state, &record->owner);
 	record->executable = state->executable;
 	record->cookie = state->cookie;
 	__builtin_memcpy(record->local_address, state->local_address, 16);

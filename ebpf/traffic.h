@@ -26,43 +26,55 @@ static __always_inline bool is_subflow(struct sock *sk)
 	return name[0] == 'm' && name[1] == 'p' && name[2] == 't' && name[3] == 'c';
 }
 
+/* At the other end of a datagram, in host byte order; all zero where that is not known. */
+struct peer {
+	__u64 address[2];
+	__u16 port;
+};
+
+static __always_inline void set_peer(struct peer *peer, const __u8 *address, __u16 port)
+{
+	const __u64 *words = (const __u64 *)address;
+
+	peer->address[0] = words[0];
+	peer->address[1] = words[1];
+	peer->port = port;
+}
+
 /* The peer of the datagram at hand, cleared so that it serves one call only. */
-static __always_inline bool take_peer(struct flow_key *key)
+static __always_inline bool take_peer(struct peer *peer)
 {
 	struct peer_note *note = find_note();
 
 	if (!note || !note->set)
 		return false;
 	note->set = 0;
-	__builtin_memcpy(key->remote_address, note->address, 16);
-	key->remote_port = note->port;
+	set_peer(peer, note->address, note->port);
 	return true;
 }
 
 /* Where a call names nobody: whom the packet hooks have noted. That is the last one, and right as long as there is
  * one at a time. Nothing was noted while the socket's receives named their peers. */
-static __always_inline void guess_peer(struct socket_state *state, struct flow_key *key,
-				       bool transmit)
+static __always_inline void guess_peer(struct socket_state *state, struct peer *peer, bool transmit)
 {
-	const __u64 *noted = (const __u64 *)state->noted_address;
-
-	if (!transmit && state->names_peers) {
+	if (!transmit && state->names_peers)
 		state->names_peers = 0;
-		return;
-	}
-	if (!noted[0] && !noted[1])
-		return;
-	__builtin_memcpy(key->remote_address, state->noted_address, 16);
-	key->remote_port = state->noted_port;
+	else
+		set_peer(peer, state->noted_address, state->noted_port);
 }
 
-static __always_inline bool find_peer(struct flow_key *key, const struct peer_note *named)
+static __always_inline bool find_peer(struct peer *peer, const struct peer_note *named)
 {
 	if (!named || !named->set)
-		return take_peer(key);
-	__builtin_memcpy(key->remote_address, named->address, 16);
-	key->remote_port = named->port;
+		return take_peer(peer);
+	set_peer(peer, named->address, named->port);
 	return true;
+}
+
+static __always_inline void copy_peer(struct flow_key *key, const struct peer *peer)
+{
+	__builtin_memcpy(key->remote_address, peer->address, 16);
+	key->remote_port = peer->port;
 }
 
 /* Traffic of a process that does not own the socket, or of one whose state nobody has written yet. */
@@ -70,6 +82,7 @@ static __noinline int count_elsewhere(struct sock *sk, long bytes, __u32 transmi
 				      __u32 is_new_pair, const struct peer_note *named)
 {
 	struct flow_key key = {};
+	struct peer peer;
 
 	if (!sk)
 		return 0;
@@ -77,7 +90,8 @@ static __noinline int count_elsewhere(struct sock *sk, long bytes, __u32 transmi
 	key.family = sk->__sk_common.skc_family;
 	key.protocol = read_protocol(sk);
 	if (is_inet(key.family)) {
-		if (is_datagram(key.protocol) && is_unconnected(sk) && find_peer(&key, named)) {
+		if (is_datagram(key.protocol) && is_unconnected(sk) && find_peer(&peer, named)) {
+			copy_peer(&key, &peer);
 			is_new_pair = 1;
 		} else {
 			read_remote(sk, key.remote_address);
@@ -102,49 +116,53 @@ static __noinline int change_peer(struct sock *sk, struct socket_state *state)
 	return 0;
 }
 
-static __always_inline bool is_peer(const struct socket_state *state, const __u8 *address,
-				    __u16 port)
+static __always_inline bool is_peer(const struct socket_state *state, const struct peer *peer)
 {
-	const __u64 *ours = (const __u64 *)state->remote_address, *theirs = (const __u64 *)address;
+	const __u64 *ours = (const __u64 *)state->remote_address;
 
-	return port == state->remote_port && theirs[1] == ours[1] && theirs[0] == ours[0];
+	return peer->port == state->remote_port && peer->address[1] == ours[1] &&
+	       peer->address[0] == ours[0];
 }
 
 static __always_inline bool has_peer_changed(struct sock *sk, const struct socket_state *state)
 {
-	__u64 now[2];
+	const __u32 *ours = (const __u32 *)state->remote_address;
+	const struct in6_addr *now = &sk->__sk_common.skc_v6_daddr;
 
-	read_remote(sk, (__u8 *)now);
-	return !is_peer(state, (__u8 *)now, bpf_ntohs(sk->__sk_common.skc_dport));
+	if (bpf_ntohs(sk->__sk_common.skc_dport) != state->remote_port)
+		return true;
+	/* Mapped (map_ipv4). */
+	if (sk->__sk_common.skc_family == AF_INET)
+		return sk->__sk_common.skc_daddr != ours[3];
+	return now->in6_u.u6_addr32[3] != ours[3] || now->in6_u.u6_addr32[2] != ours[2] ||
+	       now->in6_u.u6_addr32[1] != ours[1] || now->in6_u.u6_addr32[0] != ours[0];
 }
 
 /* Written once: what the socket's counters are for from now on. */
-static __noinline int settle(struct sock *sk, struct socket_state *state,
-			     const struct flow_key *peer)
+static __noinline int settle(struct sock *sk, struct socket_state *state, const struct peer *peer)
 {
-	__u8 nobody[16] = {};
+	struct peer nobody = {};
 
 	if (!sk || !state || !peer)
 		return 0;
 	/* It was connected before. */
-	if (!is_peer(state, nobody, 0) && !is_peer(state, peer->remote_address, peer->remote_port))
+	if (!is_peer(state, &nobody) && !is_peer(state, peer))
 		change_peer(sk, state);
 	read_local(sk, state->local_address);
 	state->local_port = sk->__sk_common.skc_num;
-	__builtin_memcpy(state->remote_address, peer->remote_address, 16);
-	state->remote_port = peer->remote_port;
+	__builtin_memcpy(state->remote_address, peer->address, 16);
+	state->remote_port = peer->port;
 	asm volatile("" ::: "memory");
 	state->is_settled = 1;
 	return 0;
 }
 
-static __always_inline __u64 hash_of(const struct flow_key *peer)
+static __always_inline __u64 hash_of(const struct peer *peer)
 {
-	const __u64 *address = (const __u64 *)peer->remote_address;
-
 	/* The lowest bit keeps it from being 0, so the port stands above it. */
-	return ((address[0] * 0x9e3779b97f4a7c15ULL ^ address[1]) * 0x9e3779b97f4a7c15ULL +
-		((__u64)peer->remote_port << 1)) |
+	return ((peer->address[0] * 0x9e3779b97f4a7c15ULL ^ peer->address[1]) *
+			0x9e3779b97f4a7c15ULL +
+		((__u64)peer->port << 1)) |
 	       1;
 }
 
@@ -152,12 +170,12 @@ static __always_inline __u64 hash_of(const struct flow_key *peer)
  * call's is not known). Most have no other, and need no flow. Two threads that come with the same peer at once must not
  * both begin a pair with it: the hash decides until the peer is written. */
 static __always_inline bool is_first_peer(struct sock *sk, struct socket_state *state,
-					  const struct flow_key *peer)
+					  const struct peer *peer)
 {
 	__u64 mine, first;
 
 	if (state->is_settled)
-		return is_peer(state, peer->remote_address, peer->remote_port);
+		return is_peer(state, peer);
 	mine = hash_of(peer);
 	first = __sync_val_compare_and_swap(&state->first_peer, 0, mine);
 	if (!first)
@@ -165,34 +183,48 @@ static __always_inline bool is_first_peer(struct sock *sk, struct socket_state *
 	return !first || first == mine;
 }
 
-/* An unconnected datagram socket. True where a flow has counted the call, false where the socket's counters are to. */
-static __noinline bool count_peer(struct sock *sk, struct socket_state *state, long bytes,
-				  __u32 transmit, const struct peer_note *named)
+/* A datagram of an unconnected socket that a flow counts: from or for another peer than the socket's first, or of another
+ * process. False where there is no room, and the socket's counters are to. */
+static __noinline bool count_peer(struct sock *sk, struct socket_state *state,
+				  const struct peer *peer, long bytes, __u32 kind)
 {
-	__u8 nobody[16] = {};
 	struct flow_key key = {};
-	bool is_ours;
 
-	if (!sk || !state)
+	if (!sk || !state || !peer)
 		return false;
-	if (find_peer(&key, named)) {
+	key.cookie = state->cookie;
+	/* Another thread is claiming the socket. */
+	if (!key.cookie)
+		key.cookie = bpf_get_socket_cookie(sk);
+	key.family = sk->__sk_common.skc_family;
+	key.protocol = sk->sk_protocol;
+	copy_peer(&key, peer);
+	if (count_flow(sk, &key, bytes, kind | KIND_NEW_PAIR | KIND_OPTIONAL))
+		return true;
+	add_counter(COUNTER_FLOWS_FULL, 1);
+	return false;
+}
+
+/* An unconnected datagram socket. True where a flow has counted the call, false where the socket's counters are to. */
+static __always_inline bool count_datagram(struct sock *sk, struct socket_state *state, long bytes,
+					   bool transmit, const struct peer_note *named)
+{
+	bool is_ours = is_owner(state, bpf_get_current_task_btf());
+	struct peer peer = {}, nobody = {};
+
+	if (find_peer(&peer, named)) {
 		if (!transmit && !state->names_peers)
 			state->names_peers = 1;
 	} else {
-		guess_peer(state, &key, transmit);
+		guess_peer(state, &peer, transmit);
 	}
-	is_ours = is_owner(state, bpf_get_current_task_btf());
-	if (is_ours && is_first_peer(sk, state, &key))
+	if (is_ours && is_first_peer(sk, state, &peer))
 		return false;
-	key.cookie = bpf_get_socket_cookie(sk);
-	key.family = sk->__sk_common.skc_family;
-	key.protocol = sk->sk_protocol;
-	if (count_flow(sk, &key, bytes, transmit | KIND_NEW_PAIR | KIND_OPTIONAL))
+	if (count_peer(sk, state, &peer, bytes, transmit ? KIND_TRANSMIT : 0))
 		return true;
-	add_counter(COUNTER_FLOWS_FULL, 1);
 	/* Without a peer then: what the first one has moved is reported, and the unconnected socket's own tuple is
 	 * read, which has none. */
-	if (is_ours && !is_peer(state, nobody, 0))
+	if (is_ours && !is_peer(state, &nobody))
 		change_peer(sk, state);
 	return false;
 }
@@ -208,7 +240,7 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 	if (!is_inet(sk->__sk_common.skc_family))
 		return count_elsewhere(sk, bytes, transmit, 1, NULL);
 	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!state || !state->owner.tgid) {
+	if (!state || !state->owner_tgid) {
 		state = claim(sk);
 		if (!state) {
 			/* With storage, another process is claiming it right now, which counts the connection. */
@@ -222,7 +254,7 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 	}
 	if (is_datagram(protocol)) {
 		if (is_unconnected(sk)) {
-			if (count_peer(sk, state, bytes, transmit, named))
+			if (count_datagram(sk, state, bytes, transmit, named))
 				return 0;
 		} else if (has_peer_changed(sk, state)) {
 			change_peer(sk, state);
@@ -244,7 +276,7 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 
 static __always_inline int count_sent(struct sock *sk, int result, const struct peer_note *named)
 {
-	struct flow_key discarded;
+	struct peer discarded;
 
 	if (result >= 0)
 		return count(sk, result, true, named);
@@ -257,7 +289,7 @@ static __always_inline int count_received(struct sock *sk, int result, int flags
 					  const struct peer_note *named)
 {
 	struct socket_state *state;
-	struct flow_key discarded;
+	struct peer discarded;
 
 	if (result < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE)) {
 		if (sk->sk_protocol != IPPROTO_TCP)

@@ -13,7 +13,7 @@ from enum import IntEnum, IntFlag, auto
 from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import Direction, FileIdentity, ProcessKey
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 COMM_BYTES = 16
 CMDLINE_BYTES = 512
 DNS_BYTES = 1232
