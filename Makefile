@@ -39,7 +39,7 @@ PREFIX        ?= /usr/local
 OBJECT      := exporter/picosnitch_exporter/sensor/picosnitch.bpf.o
 EBPF_INPUTS := ebpf/Makefile $(wildcard ebpf/*.c ebpf/*.h)
 PIP         := PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip --disable-pip-version-check
-C_SOURCES    = $(shell find ebpf tests -name '*.[ch]' 2>/dev/null | sort)
+C_SOURCES    = $(shell find ebpf bench tests -name '*.[ch]' 2>/dev/null | sort)
 # Files whose first line calls a shell.
 SHELL_SCRIPTS = $(shell find . -path ./.git -prune -o -path ./$(VENV) -prune -o -type f -size -200k \
 	-exec awk 'FNR == 1 { if (/^#!.*[\/ ](ba|da)?sh( |$$)/) print FILENAME; nextfile }' {} + | sort)

@@ -9,7 +9,8 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-struct __sk_buff;
+#define NAME(program) hooks_##program
+#include "quiet_hooks.h"
 
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(hooks_send, struct sock *sk, int ret, int flags)
@@ -23,46 +24,10 @@ int BPF_PROG(hooks_receive, struct sock *sk, int ret, int flags)
 	return 0;
 }
 
-SEC("tp_btf/tcp_rcv_space_adjust")
-int BPF_PROG(hooks_tcp_receive, struct sock *sk)
-{
-	return 0;
-}
-
-SEC("tp_btf/skb_copy_datagram_iovec")
-int BPF_PROG(hooks_copy, const struct sk_buff *skb, int length)
-{
-	return 0;
-}
-
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(hooks_state, const struct sock *sk, int old_state, int new_state)
 {
 	return 0;
-}
-
-SEC("cgroup_skb/ingress")
-int hooks_ingress(struct __sk_buff *skb)
-{
-	return 1;
-}
-
-SEC("cgroup_skb/egress")
-int hooks_egress(struct __sk_buff *skb)
-{
-	return 1;
-}
-
-SEC("cgroup/sendmsg4")
-int hooks_sendmsg(struct bpf_sock_addr *context)
-{
-	return 1;
-}
-
-SEC("cgroup/recvmsg4")
-int hooks_recvmsg(struct bpf_sock_addr *context)
-{
-	return 1;
 }
 
 SEC("cgroup/connect4")

@@ -34,7 +34,8 @@ struct record {
 
 char LICENSE[] SEC("license") = "GPL";
 
-struct __sk_buff;
+#define NAME(program) storage_##program
+#include "quiet_hooks.h"
 
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(storage_send, struct sock *sk, int ret, int flags)
@@ -56,18 +57,6 @@ int BPF_PROG(storage_receive, struct sock *sk, int ret, int flags)
 	return 0;
 }
 
-SEC("tp_btf/tcp_rcv_space_adjust")
-int BPF_PROG(storage_tcp_receive, struct sock *sk)
-{
-	return 0;
-}
-
-SEC("tp_btf/skb_copy_datagram_iovec")
-int BPF_PROG(storage_copy, const struct sk_buff *skb, int length)
-{
-	return 0;
-}
-
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(storage_state, struct sock *sk, int old_state, int new_state)
 {
@@ -75,30 +64,6 @@ int BPF_PROG(storage_state, struct sock *sk, int old_state, int new_state)
 	if (new_state == TCP_LISTEN)
 		bpf_sk_storage_get(&sockets, sk, NULL, CREATE);
 	return 0;
-}
-
-SEC("cgroup_skb/ingress")
-int storage_ingress(struct __sk_buff *skb)
-{
-	return 1;
-}
-
-SEC("cgroup_skb/egress")
-int storage_egress(struct __sk_buff *skb)
-{
-	return 1;
-}
-
-SEC("cgroup/sendmsg4")
-int storage_sendmsg(struct bpf_sock_addr *context)
-{
-	return 1;
-}
-
-SEC("cgroup/recvmsg4")
-int storage_recvmsg(struct bpf_sock_addr *context)
-{
-	return 1;
 }
 
 SEC("cgroup/connect4")
