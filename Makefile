@@ -26,7 +26,7 @@ BROWSER       := $(shell . /etc/os-release 2>/dev/null && [ "$$ID" != debian ] |
 TEST_PACKAGES := $(TEST_SERVERS) btrfs-progs dbus e2fsprogs iproute2 gcc libc6-dev openssl procps tmux \
 	util-linux bash-completion fish groff-base man-db zsh $(BROWSER)
 IMAGE_PACKAGES := buildah debootstrap curl util-linux
-VM_PACKAGES := cpio debian-archive-keyring e2fsprogs gcc gcc-aarch64-linux-gnu libc6-dev \
+VM_PACKAGES := arch-test cpio debian-archive-keyring e2fsprogs gcc gcc-aarch64-linux-gnu libc6-dev \
 	libc6-dev-arm64-cross mmdebstrap qemu-system-arm qemu-system-x86 qemu-user-static util-linux xz-utils
 LINT_PACKAGES := clang-format shellcheck
 # What `make bench` compares with; tcptop needs kprobes, and says so where there are none.
