@@ -1,4 +1,4 @@
-"""Executables: watches for them, opens them, and says which file each one is.
+"""Executables: opens them, and says which file each one is.
 
 The descriptor of a short-lived program comes from fanotify's exec event, which holds the file open
 even when it is unlinked at once; that of one that ran before, or that lies where fanotify can't
@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import stat
-import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import FileIdentity
-from picosnitch_exporter.sensor.bpf import BpfMap
 from picosnitch_exporter.sensor.fanotify import ExecEvent, Fanotify
-from picosnitch_exporter.sensor.procfs import PSEUDO_FILESYSTEMS, Procfs, kernel_device
+from picosnitch_exporter.sensor.filesystems import Filesystems
+from picosnitch_exporter.sensor.procfs import Procfs, kernel_device
 from picosnitch_exporter.stream import ExecutableSeen
 
 _log = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ _log = logging.getLogger(__name__)
 _KNOWN_IDENTITIES = 65_536
 """About 25 MB at the most; a forgotten one is only handed over again."""
 _RETRY_NS = 5_000_000_000
-_RESCAN_NS = 10_000_000_000
 _NEVER_NS = 1 << 63
 _LOOK_NS = 5_000_000_000
 """How often it is looked whether the file of what talks is still there: 10 us each."""
@@ -41,7 +39,6 @@ _PATH = (
     b"/sbin/",
     b"/bin/",
 )
-_DEVICE_KEY = struct.Struct("=I")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,80 +68,20 @@ class ExecWatch:
         self,
         *,
         fanotify: Fanotify,
+        filesystems: Filesystems,
         procfs: Procfs,
         lost: Callable[[str, str], None],
     ) -> None:
         self._fanotify = fanotify
-        self._mark: Callable[[bytes], bool] = fanotify.watch_filesystem
+        self._filesystems = filesystems
         self._procfs = procfs
-        self._watched_devices: BpfMap | None = None
         self._lost = lost
         self._known: OrderedDict[FileIdentity, _Known] = OrderedDict()
-        self._filesystems: dict[int, str] = {}
-        self._refused: set[int] = set()
-        self._own_devices: set[int] = set()
-        self._scanned_ns = 0
         self._read_ns = 0
-        self.mounts_descriptor = procfs.open_mounts()
-        """For poll(): has priority data (EPOLLPRI) when something was mounted here."""
 
     def fileno(self) -> int:
         """For poll(): readable when something was executed."""
         return self._fanotify.descriptor
-
-    def mark_by(self, mark: Callable[[bytes], bool]) -> None:
-        """Has filesystems marked by `mark` from now on, for want of CAP_SYS_ADMIN."""
-        self._mark = mark
-
-    def watch_filesystems(self) -> None:
-        """Marks each filesystem that any mount namespace shows and that isn't marked yet."""
-        self._scanned_ns = _boot_ns()
-        self.watch_own_mounts()
-        for pid in self._procfs.mount_namespaces().values():
-            self._watch_mounts(pid)
-
-    def watch_own_mounts(self) -> None:
-        """Marks what is mounted in this mount namespace; to be called when that has changed.
-
-        All of it: a filesystem takes its mark along, and leaves its device number to the next one.
-        """
-        mounted = {mount.device for mount in self._procfs.mounts()}
-        for device in self._own_devices - mounted:
-            self._forget_filesystem(device)
-        self._own_devices = mounted
-        self._watch_mounts("self", done=set())
-
-    def _forget_filesystem(self, device: int) -> None:
-        """It may live on in another mount namespace: what runs there is told of at once."""
-        if self._filesystems.pop(device, None) is not None and self._watched_devices is not None:
-            self._watched_devices.delete(_DEVICE_KEY.pack(device))
-
-    def _watch_mounts(self, pid: int | str, *, done: set[int] | None = None) -> None:
-        """Marks what a process sees, but for the devices that are done; they are added there."""
-        done = set(self._filesystems) if done is None else done
-        for mount in self._procfs.mounts(pid):
-            if mount.filesystem in PSEUDO_FILESYSTEMS or mount.device in done:
-                continue
-            base = b"" if pid == "self" else os.fsencode(self._procfs.root / str(pid) / "root")
-            path = base + os.fsencode(mount.mount_point)
-            if self._mark(path):
-                done.add(mount.device)
-                self._filesystems[mount.device] = mount.filesystem
-                self._note_watched(mount.device)
-                self._refused.discard(mount.device)
-            elif mount.device not in self._refused:
-                self._refused.add(mount.device)
-                _log.debug(Event("filesystem_unwatched", {"path": path, "type": mount.filesystem}))
-
-    def tell_programs(self, watched_devices: BpfMap) -> None:
-        """Lets the BPF programs know from now on which filesystems are marked."""
-        self._watched_devices = watched_devices
-        for device in self._filesystems:
-            self._note_watched(device)
-
-    def _note_watched(self, device: int) -> None:
-        if self._watched_devices is not None:
-            self._watched_devices.update(_DEVICE_KEY.pack(device), b"\1")
 
     def running(self) -> list[Opened]:
         """The executables of all processes that run now."""
@@ -209,10 +146,7 @@ class ExecWatch:
             return None
         if identity.inode == 0:
             return None
-        if identity.device not in self._filesystems and _boot_ns() - self._scanned_ns > _RESCAN_NS:
-            self.watch_filesystems()
-        elif identity.device not in self._filesystems:
-            self._watch_mounts(tgid)
+        self._filesystems.look_for(identity.device, tgid)
         opened = self._open_process(tgid, identity)
         if opened is not None and opened.descriptor is None and changed_ns:
             descriptor = self._open_by_name(identity, changed_ns, names)
@@ -347,7 +281,7 @@ class ExecWatch:
         status = os.fstat(descriptor)
         inode = status.st_ino
         device = kernel_device(os.major(status.st_dev), os.minor(status.st_dev))
-        filesystem = self._filesystems.get(device)
+        filesystem = self._filesystems.type_of(device)
         if filesystem is None or filesystem in {"overlay", "btrfs"}:
             # stat() makes device numbers of its own for subvolumes and layers.
             mount_id, real_inode = self._procfs.mount_id_and_inode(descriptor)

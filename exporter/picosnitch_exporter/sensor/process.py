@@ -20,8 +20,10 @@ from picosnitch_exporter.errors import DescriptorError, PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import confines
 from picosnitch_exporter.sensor.cgroups import Cgroups, take_new_cgroups
-from picosnitch_exporter.sensor.drain import Batch, Drain, Subject, read_batches, subjects_of
-from picosnitch_exporter.sensor.execs import ExecWatch, Opened
+from picosnitch_exporter.sensor.drain import Drain, read_batches
+from picosnitch_exporter.sensor.execs import ExecWatch
+from picosnitch_exporter.sensor.filesystems import Filesystems
+from picosnitch_exporter.sensor.handover import Handover
 from picosnitch_exporter.sensor.kernel_side import KernelSide, Rest
 from picosnitch_exporter.sensor.loader import Loader
 from picosnitch_exporter.sensor.lookups import watch_lookups
@@ -33,19 +35,15 @@ from picosnitch_exporter.sensor.supervisor import Supervisor
 from picosnitch_exporter.settings import Settings
 from picosnitch_exporter.stream import (
     FROM_EXPORTER,
-    MAX_RECORD_BYTES,
     Acknowledge,
     Channel,
-    CommandLine,
     Hello,
-    Introductions,
     KernelStatus,
     Ready,
-    Records,
     Resume,
     Stopping,
 )
-from picosnitch_exporter.wire import WIRE_VERSION, join_processes
+from picosnitch_exporter.wire import WIRE_VERSION
 
 _log = logging.getLogger(__name__)
 
@@ -83,19 +81,27 @@ class Sensor:
         self._say_again = 0.0
         # Marks first: whatever is executed once the programs count has its event.
         self._marker = marker
+        fanotify = marker.fanotify
+        self._filesystems = Filesystems(procfs=self._procfs, mark=fanotify.watch_filesystem)
+        self._filesystems.watch()
         self._execs = ExecWatch(
-            fanotify=marker.fanotify, procfs=self._procfs, lost=self._count_lost
+            fanotify=fanotify,
+            filesystems=self._filesystems,
+            procfs=self._procfs,
+            lost=self._count_lost,
         )
-        self._execs.watch_filesystems()
         self._side: KernelSide = loader.start()
         self._lookups = (
             watch_lookups(loader.library, self._side, self._procfs)
             if settings.bpf.getaddrinfo
             else ()
         )
-        self._execs.tell_programs(self._side.maps["watched_devices"])
+        self._filesystems.tell_programs(self._side.maps["watched_devices"])
         new_cgroups = self._side.maps["new_cgroups"]
         self._cgroups = Cgroups(self._procfs, take_new=lambda: take_new_cgroups(new_cgroups))
+        self._handover = Handover(
+            self._sending, execs=self._execs, cgroups=self._cgroups, procfs=self._procfs
+        )
         self._drain = Drain(self._side, loader.library, position=self._side.ring.consumer_position)
         self._rings = {self._side.instance: self._side.ring}
         if self._side.records_lost:
@@ -124,11 +130,11 @@ class Sensor:
         self._cgroups.walk()
         self._say_hello()
         self._await_resume()
-        self._hand_over(self._execs.running())
-        self._introduce_again(self._drain.introductions())
+        self._handover.executables(self._execs.running())
+        self._handover.introductions(self._drain.introductions())
         for rest in self._side.rests:
             self._read_rest(rest)
-        self._execs.mark_by(self._marker.watch_filesystem)
+        self._filesystems.mark_by(self._marker.watch_filesystem)
         confines.apply(self._side.maps["counters"])
         self._sending.send(Ready())
         self.is_ready = True
@@ -136,7 +142,7 @@ class Sensor:
         memory.give_back()  # what libbpf took to read the kernel's types
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._execs.fileno(), select.EPOLLIN)
-        self._epoll.register(self._execs.mounts_descriptor, select.EPOLLPRI)
+        self._epoll.register(self._filesystems.mounts_descriptor, select.EPOLLPRI)
         self._epoll.register(self._stop_signals, select.EPOLLIN)
         # The ring stays readable until the exporter has acknowledged; only changes matter.
         self._epoll.register(self._side.ring.descriptor, select.EPOLLIN | select.EPOLLET)
@@ -181,14 +187,6 @@ class Sensor:
             return
         raise PeerGoneError(f"the exporter process has not answered for {_RESUME_SECONDS:.0f} s")
 
-    def _introduce_again(self, told: bytes) -> None:
-        """Says who is who among those that only an earlier run, or nobody, was told of."""
-        for data in join_processes(told, MAX_RECORD_BYTES):
-            subjects = subjects_of(data)
-            for subject in subjects:
-                self._introduce(subject)
-            self._sending.send(Introductions(data=data))
-
     def _read_rest(self, rest: Rest) -> None:
         """Hands over what the ring of an earlier layout still holds, and removes it.
 
@@ -198,7 +196,7 @@ class Sensor:
         self._rings[rest.instance] = rest.ring
         end = rest.ring.consumer_position
         for batch in read_batches(rest.ring, end):
-            self._send_batch(batch, rest.instance)
+            self._handover.records(batch, rest.instance)
             end = batch.end
         deadline = time.monotonic() + _RESUME_SECONDS
         while rest.ring.consumer_position < end:
@@ -243,8 +241,8 @@ class Sensor:
 
     def _receive_from(self, ready: set[int]) -> bool:
         """Takes in what is ready; true if the exporter may have acknowledged something."""
-        if self._execs.mounts_descriptor in ready:
-            self._execs.watch_own_mounts()
+        if self._filesystems.mounts_descriptor in ready:
+            self._filesystems.watch_own_mounts()
         if self._channel.fileno() not in ready:
             return False
         self._receive()
@@ -289,46 +287,13 @@ class Sensor:
 
     def _pump(self) -> None:
         """Hands over what the ring holds, each executable before the records that name it."""
-        self._introduce_again(self._drain.late_introductions())
+        self._handover.introductions(self._drain.late_introductions())
         for batch in self._drain.batches():
-            self._send_batch(batch, self._side.instance)
+            self._handover.records(batch, self._side.instance)
             self._drain.position = batch.end
             if self._sending.is_congested:
                 break
-        self._hand_over(self._execs.read_events())
-
-    def _send_batch(self, batch: Batch, instance: int) -> None:
-        # Whatever the batch speaks of was executed before: its event is in the queue by now.
-        self._hand_over(self._execs.read_events())
-        for subject in batch.subjects:
-            self._introduce(subject)
-        self._sending.send(
-            Records(instance=instance, start=batch.start, end=batch.end, data=batch.data)
-        )
-
-    def _introduce(self, subject: Subject) -> None:
-        opened = self._execs.find(
-            subject.executable,
-            subject.key.tgid,
-            changed_ns=subject.changed_ns,
-            names=subject.names,
-        )
-        if opened:
-            self._hand_over([opened])
-        tgid, start_ns = subject.key.tgid, subject.key.start_ns
-        for path in self._cgroups.introduce(
-            subject.cgroup_id, subject.cgroup1_id, tgid=tgid, start_ns=start_ns
-        ):
-            self._sending.send(path)
-        if not subject.wants_cmdline:
-            return
-        cmdline = self._procfs.cmdline(tgid)
-        if cmdline and self._procfs.is_same_start(tgid, start_ns):
-            self._sending.send(CommandLine(key=subject.key, cmdline=cmdline))
-
-    def _hand_over(self, opened: list[Opened]) -> None:
-        for one in opened:
-            self._sending.send(one.frame, descriptor=one.descriptor)
+        self._handover.executables(self._execs.read_events())
 
     def _receive(self) -> None:
         while True:

@@ -1,0 +1,99 @@
+"""Filesystems: which ones there are in any mount namespace, each marked for events of its execs."""
+
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable
+
+from picosnitch_exporter.logging_format import Event
+from picosnitch_exporter.sensor.bpf import BpfMap
+from picosnitch_exporter.sensor.procfs import PSEUDO_FILESYSTEMS, Procfs
+
+_log = logging.getLogger(__name__)
+
+_RESCAN_SECONDS = 10.0
+"""Between two looks at all mount namespaces for one that is not known."""
+_DEVICE_KEY = struct.Struct("=I")
+
+
+class Filesystems:
+    """Those that are marked; `mark` takes a path, and says whether its filesystem could be."""
+
+    def __init__(self, *, procfs: Procfs, mark: Callable[[bytes], bool]) -> None:
+        self._procfs = procfs
+        self._mark = mark
+        self._watched_devices: BpfMap | None = None
+        self._types: dict[int, str] = {}
+        self._refused: set[int] = set()
+        self._own_devices: set[int] = set()
+        self._scanned_at = 0.0
+        self.mounts_descriptor = procfs.open_mounts()
+        """For poll(): has priority data (EPOLLPRI) when something was mounted here."""
+
+    def type_of(self, device: int) -> str | None:
+        """As in /proc/PID/mountinfo; None where it is not marked."""
+        return self._types.get(device)
+
+    def mark_by(self, mark: Callable[[bytes], bool]) -> None:
+        """Has them marked by `mark` from now on, for want of CAP_SYS_ADMIN."""
+        self._mark = mark
+
+    def watch(self) -> None:
+        """Marks each one that any mount namespace shows and that isn't marked yet."""
+        self._scanned_at = time.monotonic()
+        self.watch_own_mounts()
+        for pid in self._procfs.mount_namespaces().values():
+            self._watch_mounts(pid)
+
+    def watch_own_mounts(self) -> None:
+        """Marks what is mounted in this mount namespace; to be called when that has changed.
+
+        All of it: a filesystem takes its mark along, and leaves its device number to the next one.
+        """
+        mounted = {mount.device for mount in self._procfs.mounts()}
+        for device in self._own_devices - mounted:
+            self._forget(device)
+        self._own_devices = mounted
+        self._watch_mounts("self", done=set())
+
+    def look_for(self, device: int, pid: int) -> None:
+        """Marks what a process sees, if it runs something from a device that isn't marked."""
+        if device in self._types:
+            return
+        if time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
+            self.watch()
+        else:
+            self._watch_mounts(pid)
+
+    def tell_programs(self, watched_devices: BpfMap) -> None:
+        """Lets the BPF programs know from now on which ones are marked."""
+        self._watched_devices = watched_devices
+        for device in self._types:
+            self._note_watched(device)
+
+    def _watch_mounts(self, pid: int | str, *, done: set[int] | None = None) -> None:
+        """Marks what a process sees, but for the devices that are done; they are added there."""
+        done = set(self._types) if done is None else done
+        for mount in self._procfs.mounts(pid):
+            if mount.filesystem in PSEUDO_FILESYSTEMS or mount.device in done:
+                continue
+            base = b"" if pid == "self" else os.fsencode(self._procfs.root / str(pid) / "root")
+            path = base + os.fsencode(mount.mount_point)
+            if self._mark(path):
+                done.add(mount.device)
+                self._types[mount.device] = mount.filesystem
+                self._note_watched(mount.device)
+                self._refused.discard(mount.device)
+            elif mount.device not in self._refused:
+                self._refused.add(mount.device)
+                _log.debug(Event("filesystem_unwatched", {"path": path, "type": mount.filesystem}))
+
+    def _note_watched(self, device: int) -> None:
+        if self._watched_devices is not None:
+            self._watched_devices.update(_DEVICE_KEY.pack(device), b"\1")
+
+    def _forget(self, device: int) -> None:
+        """It may live on in another mount namespace: what runs there is told of at once."""
+        if self._types.pop(device, None) is not None and self._watched_devices is not None:
+            self._watched_devices.delete(_DEVICE_KEY.pack(device))
