@@ -503,7 +503,6 @@ def _capacity() -> Section:
                 "{{reason}}",
                 nothing="All have series",
                 levels={1: "orange"},
-                span=12,
             ),
             _lines(
                 "Executables that wait to be hashed",
@@ -511,7 +510,13 @@ def _capacity() -> Section:
                 _gauge("hash_queue_length", "instance"),
                 "{{instance}}",
                 levels={1000: "orange"},
-                span=12,
+            ),
+            _lines(
+                "Memory of kernel tables",
+                "Of the kernel, which no process's memory shows.",
+                _gauge("kernel_map_memory_bytes", "instance, map"),
+                "{{instance}} {{map}}",
+                unit="bytes",
             ),
         ],
     )

@@ -318,6 +318,12 @@ KERNEL_MAP_ENTRIES = _own("kernel_map_entries", "Entries in a kernel map.", labe
 KERNEL_MAP_CAPACITY = _own(
     "kernel_map_capacity", "Entries that a kernel map has room for.", labels=("map",)
 )
+KERNEL_MAP_MEMORY_BYTES = _own(
+    "kernel_map_memory_bytes",
+    "Memory of the kernel that a map takes, with what it holds; before Linux 6.4 an estimate.",
+    labels=("map",),
+    unit="bytes",
+)
 BPF_PROGRAM_RUNS = _own(
     "bpf_program_runs_total",
     "Runs of a BPF program; 0 while the sysctl kernel.bpf_stats_enabled is off.",

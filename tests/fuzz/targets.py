@@ -161,6 +161,7 @@ TARGETS: Mapping[str, Target] = {
                 stream.KernelStatus(
                     counters=(0,) * len(wire.Counter),
                     maps=(stream.MapUse(name="m", entries=1, capacity=2),),
+                    map_memory_bytes=(("m", 4096),),
                     programs=(stream.ProgramUse(name="p", runs=1, run_time_ns=2),),
                     drain_seconds=(0.5,),
                     sensor_lost=(("a", "b", 1),),

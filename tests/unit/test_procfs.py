@@ -83,3 +83,13 @@ def test_holder_is_found_when_a_file_is_locked(tmp_path: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     assert os.getpid() == Procfs().lock_holder(descriptor)
     os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("pos:\t0\nmemlock:\t2098048\nmap_id:\t7\n", 2098048), ("pos:\t0\n", 0)]
+)
+def test_memory_of_a_map_is_what_the_kernel_says(proc: Procfs, text: str, expected: int) -> None:
+    (proc.root / "7/fdinfo").mkdir()
+    (proc.root / "7/fdinfo/5").write_text(text)
+
+    assert proc.map_memory_bytes(5) == expected

@@ -159,6 +159,7 @@ def test_refused_when_counters_are_of_another_kernel_side() -> None:
     status = KernelStatus(
         counters=(1, 2),
         maps=(),
+        map_memory_bytes=(("flows", 4096),),
         programs=(),
         drain_seconds=(),
         sensor_lost=(),
@@ -178,6 +179,7 @@ def test_refused_when_a_number_is_none(number: str, replaced: str) -> None:
     frame = KernelStatus(
         counters=(12345,) * len(Counter),
         maps=(),
+        map_memory_bytes=(("flows", 4096),),
         programs=(),
         drain_seconds=(0.25,),
         sensor_lost=(),

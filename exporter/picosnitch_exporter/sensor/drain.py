@@ -11,6 +11,7 @@ from picosnitch_exporter.model import FileIdentity, ProcessKey
 from picosnitch_exporter.runs import OWNERS, WHO, split_runs
 from picosnitch_exporter.sensor.kernel_side import KernelSide
 from picosnitch_exporter.sensor.libbpf import Library, program_statistics
+from picosnitch_exporter.sensor.procfs import Procfs
 from picosnitch_exporter.sensor.ring import Ring
 from picosnitch_exporter.stream import MAX_RECORD_BYTES, MapUse, ProgramUse
 from picosnitch_exporter.wire import (
@@ -24,6 +25,10 @@ _KIND = struct.Struct("=H")
 _SUBJECT = slice(16, 56)
 """Owner and executable, in flow records and in those of unseen sockets."""
 _COUNTER = struct.Struct("=Q")
+_SK_STORAGE = 24
+"""BPF_MAP_TYPE_SK_STORAGE in include/uapi/linux/bpf.h."""
+_SOCKET_STORAGE_BYTES = 256 + 192
+"""Of the allocator: struct bpf_local_storage_elem with its value, struct bpf_local_storage."""
 EXPIRE_SECONDS = 15.0
 """Between two looks for idle flows: walking the map costs 2 ms even when it is empty."""
 CROWDED_SECONDS = 1.0
@@ -131,6 +136,7 @@ class Drain:
         self._capacity = {
             name: side.maps[name].info().max_entries for name in ("flows", "fallback")
         }
+        self._storages = {name for name, one in side.maps.items() if one.info().type == _SK_STORAGE}
         self._order = deque(("fallback", "sockets", "flows"))
         self._entries: dict[str, int] = {}
         self._met: dict[str, int] = {}
@@ -224,6 +230,17 @@ class Drain:
             entries = counts.get(name, 0)
             uses.append(MapUse(name=name, entries=entries, capacity=self._capacity.get(name, 0)))
         return tuple(uses)
+
+    def map_memory(self, procfs: Procfs) -> tuple[tuple[str, int], ...]:
+        """Each map's name, and the bytes of the kernel's memory that it takes."""
+        return tuple(
+            (name, procfs.map_memory_bytes(one.descriptor) + self._storage_bytes(name))
+            for name, one in self._side.maps.items()
+        )
+
+    def _storage_bytes(self, name: str) -> int:
+        """What the kernel does not count with a map: the storage that lies at the sockets."""
+        return self._entries.get(name, 0) * _SOCKET_STORAGE_BYTES if name in self._storages else 0
 
     def programs(self) -> tuple[ProgramUse, ...]:
         """Runs and run time of each program."""

@@ -315,6 +315,7 @@ class Sensor:
             KernelStatus(
                 counters=self._drain.counters(),
                 maps=self._drain.maps(),
+                map_memory_bytes=self._drain.map_memory(self._procfs),
                 programs=self._drain.programs(),
                 drain_seconds=self._drain.take_durations(),
                 sensor_lost=tuple((*key, count) for key, count in sorted(self._lost.items())),

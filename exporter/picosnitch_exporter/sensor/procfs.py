@@ -5,6 +5,7 @@ A process that has vanished is a result (None), not an error. Source: proc(5).
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,15 @@ class Procfs:
     def open_descriptors(self) -> int:
         """How many descriptors this process has open."""
         return sum(1 for _ in os.scandir(self.root / "self/fd"))
+
+    def map_memory_bytes(self, descriptor: int) -> int:
+        """Memory that a BPF map of this process takes; 0 where the kernel does not say.
+
+        Source: bpf_map_show_fdinfo() in kernel/bpf/syscall.c; exact since Linux 6.4 (90a5527d7686).
+        """
+        text = (self.root / f"self/fdinfo/{descriptor}").read_text("ascii")
+        found = re.search(r"^memlock:\t(\d+)$", text, re.MULTILINE)
+        return int(found[1]) if found else 0
 
     def mounts(self, pid: int | str = "self") -> list[Mount]:
         """The mounts that a process sees; none if it has vanished."""

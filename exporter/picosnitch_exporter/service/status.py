@@ -65,6 +65,8 @@ def report_status(health: Health, status: KernelStatus) -> None:
         health.set(catalog.KERNEL_MAP_ENTRIES, (use.name,), use.entries)
         if use.capacity:
             health.set(catalog.KERNEL_MAP_CAPACITY, (use.name,), use.capacity)
+    for name, taken_bytes in status.map_memory_bytes:
+        health.set(catalog.KERNEL_MAP_MEMORY_BYTES, (name,), taken_bytes)
     for program in status.programs:
         health.set_counter(catalog.BPF_PROGRAM_RUNS, (program.name,), program.runs)
         seconds = program.run_time_ns / 1e9

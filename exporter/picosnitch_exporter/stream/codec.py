@@ -119,6 +119,7 @@ def _encode_status(frame: KernelStatus) -> bytes:
         [
             frame.counters,
             [(use.name, use.entries, use.capacity) for use in frame.maps],
+            frame.map_memory_bytes,
             [(use.name, use.runs, use.run_time_ns) for use in frame.programs],
             frame.drain_seconds,
             frame.sensor_lost,
@@ -243,18 +244,19 @@ def _decode_hello(body: bytes) -> Hello:
 
 def _decode_status(body: bytes) -> KernelStatus:
     values = _from_json(body)
-    counters, maps, programs, drain_seconds, lost, idle, descriptors, resident, cpu = values
+    counters, maps, memory, programs, drains, lost, idle, descriptors, resident, cpu = values
     return KernelStatus(
         counters=_counters(counters),
         maps=tuple(
             MapUse(name=str(name), entries=int(entries), capacity=int(capacity))
             for name, entries, capacity in maps
         ),
+        map_memory_bytes=tuple((str(name), int(taken)) for name, taken in memory),
         programs=tuple(
             ProgramUse(name=str(name), runs=int(runs), run_time_ns=int(run_time_ns))
             for name, runs, run_time_ns in programs
         ),
-        drain_seconds=tuple(float(value) for value in drain_seconds),
+        drain_seconds=tuple(float(value) for value in drains),
         sensor_lost=tuple((str(stage), str(reason), int(count)) for stage, reason, count in lost),
         idle_seconds=float(idle),
         open_descriptors=int(descriptors),

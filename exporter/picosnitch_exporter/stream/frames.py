@@ -110,6 +110,8 @@ class KernelStatus:
 
     counters: tuple[int, ...]
     maps: tuple[MapUse, ...]
+    map_memory_bytes: tuple[tuple[str, int], ...]
+    """(map, memory of the kernel that it takes)."""
     programs: tuple[ProgramUse, ...]
     drain_seconds: tuple[float, ...]
     """One for each drain since the previous status."""
