@@ -12,8 +12,6 @@ def main() -> None:
     from picosnitch_exporter import daemon, memory  # noqa: F401
 
     memory.hold_little()
-    import hashlib  # noqa: F401
-
     from picosnitch_exporter import stream  # noqa: F401
 
     gc.collect()

@@ -83,8 +83,6 @@ def run(settings: Settings) -> int:
     desktop = desk.start(settings.notifications, settings.logging)
     marker = Marker(Fanotify())
     # What the other two both need.
-    import hashlib  # noqa: F401 - half a megabyte of OpenSSL, which then is the same in both
-
     from picosnitch_exporter.stream import Channel
 
     gc.freeze()

@@ -11,7 +11,6 @@ old ring holds is read. Source: kernel/bpf/inode.c (no dots in names; rename is 
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -32,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 RING = "records"
 _FALLBACK_KEY_BYTES = 8
+_LARGEST_INSTANCE = (1 << 63) - 1
+"""What SQLite can hold."""
 
 
 class Pins:
@@ -195,8 +196,8 @@ def _unread_fallback(library: Library, folder: Path, current: Mapping[str, BpfMa
 
 def instance_of(ring: BpfMap) -> int:
     """A number for a ring, within which positions mean something: of this map, in this boot."""
-    name = f"{Procfs().boot_id()} {ring.info().number}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1 | 1
+    boot = int(Procfs().boot_id().replace("-", "")[:16], 16)
+    return (boot + 2 * ring.info().number) & _LARGEST_INSTANCE | 1
 
 
 def remove(folder: Path) -> None:
