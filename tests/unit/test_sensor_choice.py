@@ -75,6 +75,15 @@ def test_nothing_is_said_of_a_worse_one_when_the_best_is_chosen() -> None:
     assert chosen("auto", *plans) == ("a", ())
 
 
+def test_worse_one_is_not_even_made_when_a_better_one_is_chosen() -> None:
+    def known() -> Iterator[FakePlan]:
+        yield FakePlan(name="a", lacking="no a here")
+        yield FakePlan(name="b")
+        pytest.fail("asked for the next one")
+
+    assert Choice("auto", known()).first(lambda plan: plan.name) == "b"
+
+
 def test_next_is_chosen_and_the_reason_kept_when_something_is_lacking() -> None:
     plans = FakePlan(name="a", lacking="no a here"), FakePlan(name="b")
     assert chosen("auto", *plans) == ("b", (("a", "no a here"),))

@@ -4,8 +4,9 @@ What loads and attaches says so, not the kernel's version.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from picosnitch_exporter.errors import (
@@ -16,7 +17,6 @@ from picosnitch_exporter.errors import (
 )
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import btf
-from picosnitch_exporter.sensor.bcc.plan import BccPlan
 from picosnitch_exporter.sensor.libbpf import Library
 from picosnitch_exporter.sensor.object_hooks import FEXIT, TRACEPOINT
 from picosnitch_exporter.sensor.object_plan import ObjectPlan
@@ -29,15 +29,17 @@ _Result = TypeVar("_Result")
 AUTO = "auto"
 
 
-def all_plans(library: Library, settings: BpfSettings) -> tuple[Plan, ...]:
+def all_plans(library: Library, settings: BpfSettings) -> Iterator[Plan]:
     """All there are, best first."""
     pages = settings.ring_buffer_pages
     sets = (TRACEPOINT, FEXIT)
     names = btf.look_up(library, (hook for programs in sets for hook in programs.hooks))
-    objects = (
-        ObjectPlan(programs, library=library, names=names, ring_pages=pages) for programs in sets
-    )
-    return (*objects, BccPlan(library=library, ring_pages=pages))
+    for programs in sets:
+        yield ObjectPlan(programs, library=library, names=names, ring_pages=pages)
+    # Imported once it is asked for: hardly any machine comes to that.
+    from picosnitch_exporter.sensor.bcc.plan import BccPlan
+
+    yield BccPlan(library=library, ring_pages=pages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,33 +58,26 @@ class Refusal:
 class Choice:
     """The plans that may be used here, best first; `wanted` is `bpf.plan`.
 
+    One is looked at when none before it could be used.
+
     Raises
     ------
     RequirementError
         if the machine lacks something for each of them.
     """
 
-    def __init__(self, wanted: str, known: tuple[Plan, ...]) -> None:
+    def __init__(self, wanted: str, known: Iterable[Plan]) -> None:
         self._wanted = wanted
         self.refused: list[Refusal] = []
         """In the order in which they were tried."""
-        self._order = [plan.name for plan in known]
-        self._chosen = ""
-        self._plans: list[Plan] = []
-        for plan in known:
-            if wanted not in {AUTO, plan.name}:
-                continue
-            try:
-                plan.require()
-            except RequirementError as error:
-                self.refused.append(Refusal(plan=plan.name, error=error))
-            else:
-                self._plans.append(plan)
-        if not self._plans:
+        usable = self._usable(known)
+        best = next(usable, None)
+        if best is None:
             raise self._failure()
+        self._plans = chain((best,), usable)
 
     def first(self, attempt: Callable[[Plan], _Result]) -> _Result:
-        """The result for the best plan with which `attempt` succeeds.
+        """The result for the best plan with which `attempt` succeeds; to be asked once.
 
         Raises
         ------
@@ -91,21 +86,28 @@ class Choice:
         """
         for plan in self._plans:
             try:
-                result = attempt(plan)
+                return attempt(plan)
             except DescriptorError:
                 raise
             except (KernelError, RequirementError) as error:
                 self.refused.append(Refusal(plan=plan.name, error=error))
                 _log.debug(Event("plan_refused", {"plan": plan.name, "error": str(error)}))
-            else:
-                self._chosen = plan.name
-                return result
         raise self._failure()
 
     def reasons(self) -> tuple[tuple[str, str], ...]:
-        """Plans that were refused, as far as they are better than the chosen one, and why."""
-        worse = self._order[self._order.index(self._chosen) :] if self._chosen else []
-        return tuple((one.plan, one.reason) for one in self.refused if one.plan not in worse)
+        """Plans that were refused, all of them better than the chosen one, and why."""
+        return tuple((one.plan, one.reason) for one in self.refused)
+
+    def _usable(self, known: Iterable[Plan]) -> Iterator[Plan]:
+        for plan in known:
+            if self._wanted not in {AUTO, plan.name}:
+                continue
+            try:
+                plan.require()
+            except RequirementError as error:
+                self.refused.append(Refusal(plan=plan.name, error=error))
+            else:
+                yield plan
 
     def _failure(self) -> PicosnitchError:
         if self._wanted != AUTO:

@@ -8,7 +8,6 @@ from pathlib import Path
 from picosnitch_exporter.errors import RequirementError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor import mounts, requirements
-from picosnitch_exporter.sensor.bcc.plan import remove_leftovers
 from picosnitch_exporter.sensor.choice import Choice, all_plans
 from picosnitch_exporter.sensor.kernel_side import KernelSide
 from picosnitch_exporter.sensor.libbpf import Library
@@ -85,6 +84,8 @@ def detach(root: Path) -> bool:
     """
     requirements.require_capabilities()
     requirements.require_host_processes()
+    from picosnitch_exporter.sensor.bcc.plan import remove_leftovers
+
     remove_leftovers()
     if not root.exists():
         return False
