@@ -227,15 +227,16 @@ def _become_exporter(
         # Imported here: the sensor needs none of it.
         from picosnitch_exporter.log import journal
         from picosnitch_exporter.outputs import listen
-        from picosnitch_exporter.service import process
+        from picosnitch_exporter.service import late, process
 
         # Where only its sensor was killed, the exporter process before this one is writing its last
         # commit at this moment, and still has its addresses.
         folder = settings.storage.path / process.JOURNAL_FOLDER
         journal.await_release(folder, timeout_seconds=_PREDECESSOR_SECONDS)
         listening = listen.bind(settings.web.listen_addresses)
-        privileges.drop(account)
         logging_format.configure(settings.logging, process="exporter")
+        late.import_out_of_reach(account)
+        privileges.drop(account)
         code = process.run(settings, exporter_end, listening, desktop)
     except PicosnitchError as error:
         print(f"picosnitch-exporter: {error}", file=sys.stderr)  # noqa: T201

@@ -8,6 +8,7 @@ import errno
 import grp
 import os
 import pwd
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,32 @@ def held() -> frozenset[int]:
             mask = int(line.split()[1], 16)
             return frozenset(bit for bit in range(_LAST_CAPABILITY + 1) if mask >> bit & 1)
     return frozenset()
+
+
+def may_list(account: Account, folder: Path) -> bool:
+    """Whether an account without capabilities may list a folder and open what is in it.
+
+    By the permissions alone: an access control list may allow more. What can't be looked at is
+    closed.
+    """
+    chains = {(path, *path.parents) for path in (folder.absolute(), folder.resolve())}
+    return all(
+        _permits(account, one, stat.S_IROTH | stat.S_IXOTH if one is chain[0] else stat.S_IXOTH)
+        for chain in chains
+        for one in chain
+    )
+
+
+def _permits(account: Account, path: Path, wanted: int) -> bool:
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    if account.uid == found.st_uid:
+        wanted <<= 6
+    elif account.gid == found.st_gid:
+        wanted <<= 3
+    return found.st_mode & wanted == wanted
 
 
 def works_without_any(attempt: Callable[[], object], refusal: type[Exception]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import picosnitch_exporter
 from picosnitch_exporter import privileges
 from tests.kernel.exporter import Exporter, poll
 
@@ -96,6 +97,21 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="picosnitch-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+def test_all_is_served_when_only_root_may_enter_the_installation(
+    privileges: None,  # noqa: ARG001 - before it starts
+    folder: Path,
+) -> None:
+    """What is imported with the first scrape and the first visit can't be read by then."""
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    package = Path(picosnitch_exporter.__file__).parent
+    shutil.copytree(package, closed / package.name)
+    command = ("env", f"PYTHONPATH={closed}", sys.executable, "-m", package.name)
+    with Exporter.start(command=command) as running:
+        assert "picosnitch_exporter_build_info" in running.page("/metrics")
+        assert "<html" in running.page("/")
 
 
 def sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from picosnitch_exporter import entry
+from picosnitch_exporter.service import late
 from picosnitch_exporter.settings import Settings, WebSettings
 
 
@@ -97,9 +98,19 @@ def test_nothing_that_is_off_is_imported_when_the_exporter_process_starts() -> N
     assert OFF & modules_after(script) == set()
 
 
+def test_all_that_is_late_is_imported_when_it_could_not_be_read_later() -> None:
+    script = (
+        "import sys; from picosnitch_exporter import privileges; "
+        "privileges.may_list = lambda account, folder: False; "
+        "from picosnitch_exporter.service import late; late.import_out_of_reach(None); "
+        "print(*sys.modules)"
+    )
+    assert {*late.MODULES, "html"} <= modules_after(script)
+
+
 def test_nothing_that_is_off_is_imported_when_the_sensor_starts() -> None:
-    needless = OFF | OF_LIBRARIES | {"bz2", "ctypes.util", "importlib.resources", "sqlite3"}
-    needless |= {"hashlib", "platform", "picosnitch_exporter.sensor.bcc"}
+    needless = OFF | OF_LIBRARIES | {"bz2", "ctypes.util", "hashlib", "platform", "sqlite3"}
+    needless |= {"importlib.resources", "picosnitch_exporter.sensor.bcc"}
     script = "import sys, picosnitch_exporter.sensor.process; print(*sys.modules)"
     assert needless & modules_after(script) == set()
 
