@@ -22,7 +22,6 @@ from picosnitch_exporter.model import (
     Snapshot,
     Workload,
 )
-from picosnitch_exporter.outputs.self_metrics import render_own
 from picosnitch_exporter.state.health import Health
 
 CHUNK_ROWS = 2_000
@@ -54,6 +53,9 @@ class Exposition:
 
         Nothing of `health` is read before the end, so that it covers this scrape as well.
         """
+        # With prometheus_client, and the HTTP that it brings along, at the first scrape.
+        from picosnitch_exporter.outputs.self_metrics import render_own
+
         columns = (
             snapshot.transmit_bytes,
             snapshot.receive_bytes,

@@ -18,8 +18,9 @@ _log = logging.getLogger(__name__)
 
 MODULES = (
     "picosnitch_exporter.outputs.landing",  # the first visit
+    "picosnitch_exporter.outputs.self_metrics",  # prometheus_client: the first scrape
 )
-_PACKAGES = ("picosnitch_exporter",)
+_PACKAGES = ("picosnitch_exporter", "prometheus_client")
 
 
 def import_out_of_reach(account: privileges.Account) -> None:
