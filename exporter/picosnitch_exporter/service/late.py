@@ -17,10 +17,11 @@ from picosnitch_exporter.logging_format import Event
 _log = logging.getLogger(__name__)
 
 MODULES = (
+    "picosnitch_exporter.log.dns_names",  # dnspython: the first answer of a name server
     "picosnitch_exporter.outputs.landing",  # the first visit
     "picosnitch_exporter.outputs.self_metrics",  # prometheus_client: the first scrape
 )
-_PACKAGES = ("picosnitch_exporter", "prometheus_client")
+_PACKAGES = ("dns", "picosnitch_exporter", "prometheus_client")
 
 
 def import_out_of_reach(account: privileges.Account) -> None:
