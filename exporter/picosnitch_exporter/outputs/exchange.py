@@ -1,7 +1,6 @@
 """One request and its answer on a connection: TLS, authentication, the site, and the sending."""
 
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -40,13 +39,13 @@ class Exchange:
             self._converse(connection)
         except TimeoutError:
             return "timeout"
-        except ssl.SSLError as error:
+        except OSError as error:
+            if not isinstance(error, connection.tls_errors):
+                return "reset"
             if getattr(error, "reason", None) == "HTTP_REQUEST":
                 answer = refusal(HTTPStatus.BAD_REQUEST, "this port speaks HTTPS")
                 connection.send_plain(answer.head(None, {}) + b"".join(answer.chunks()))
             return "tls"
-        except OSError:
-            return "reset"
         except Exception:  # noqa: BLE001  (of one request; the next one may do better)
             self._report()
             # The client must not take what it has got for all.

@@ -1,12 +1,13 @@
 """What holds for a connection by the web configuration file, and what a file looked like then."""
 
 import os
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from picosnitch_exporter.outputs.tls import check_sans
+if TYPE_CHECKING:
+    import ssl
 
 Signature = tuple[int, int, int, int] | None
 """What changes with a file; None where it is not there."""
@@ -16,14 +17,16 @@ Signature = tuple[int, int, int, int] | None
 class WebRules:
     """What is in force for one connection."""
 
-    tls: ssl.SSLContext | None = None
+    tls: "ssl.SSLContext | None" = None
     client_allowed_sans: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Names to bcrypt hashes; empty: anybody may ask."""
 
-    def check_certificate(self, connection: ssl.SSLSocket) -> None:
+    def check_certificate(self, connection: "ssl.SSLSocket") -> None:
         """Raise ssl.SSLCertVerificationError if the client's certificate is for somebody else."""
+        from picosnitch_exporter.outputs.tls import check_sans
+
         check_sans(connection, self.client_allowed_sans)
 
 
