@@ -19,14 +19,15 @@ from pathlib import Path
 from bench import imported, rivals, rounds
 from bench.loops import ROOT
 from bench.running import Running
-from bench.usage import family, pss_megabytes
+from bench.usage import family, pss_megabytes, samples
 
 SETTLE_SECONDS = 12.0
 """Longer than the write limit: a commit lies in between."""
 GIVEN_BACK_SECONDS = 62.0
 """Longer than it takes until free memory goes back to the system."""
 NOWHERE = "http://127.0.0.1:9"
-START, IDLE, AFTER = "start to ready, s", "idle", "after the executables"
+START, IDLE, SCRAPED = "start to ready, s", "idle", "idle, scraped"
+"""What the first scrape imports stays."""
 DEFAULT_ROUNDS, DEFAULT_EXECUTABLES = 3, 2000
 
 
@@ -81,7 +82,11 @@ def main() -> None:
     def measure(given: object) -> Mapping[str, float]:
         if isinstance(given, Running):
             time.sleep(SETTLE_SECONDS)
-            return {START: given.start_seconds, IDLE: pss_megabytes(given.pids())}
+            idle = pss_megabytes(given.pids())
+            samples(given.address)
+            time.sleep(SETTLE_SECONDS)
+            scraped = pss_megabytes(given.pids())
+            return {START: given.start_seconds, IDLE: idle, SCRAPED: scraped}
         pids = family(given) if isinstance(given, int) else given
         assert isinstance(pids, Sequence)
         return {IDLE: pss_megabytes(pids)}
@@ -89,7 +94,9 @@ def main() -> None:
     found = rounds.in_turns(variants, measure, rounds=number)
     rounds.head(f"memory of all processes (PSS), MB, {number} rounds", "median", "min", "max")
     for variant, values in found.values.items():
-        rounds.row(f"{variant}, idle", *rounds.spread(values[IDLE], digits=1))
+        for state in (IDLE, SCRAPED):
+            if state in values:
+                rounds.row(f"{variant}, {state}", *rounds.spread(values[state], digits=1))
     with Running.start() as running:
         talk(executables)
         time.sleep(GIVEN_BACK_SECONDS)

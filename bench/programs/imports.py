@@ -20,7 +20,7 @@ def main() -> None:
     if os.fork() == 0:
         from picosnitch_exporter.log import journal  # noqa: F401
         from picosnitch_exporter.outputs import listen  # noqa: F401
-        from picosnitch_exporter.service import process  # noqa: F401
+        from picosnitch_exporter.service import late, process  # noqa: F401
 
         memory.give_back()
         os.write(writing, READY)
