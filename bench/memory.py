@@ -28,6 +28,11 @@ GIVEN_BACK_SECONDS = 62.0
 NOWHERE = "http://127.0.0.1:9"
 START, IDLE, SCRAPED = "start to ready, s", "idle", "idle, scraped"
 """What the first scrape imports stays."""
+KERNEL = "idle, its maps in the kernel"
+AFTER, AFTER_SCRAPED, AFTER_KERNEL = (
+    f"after {{:,}} executables{more}" for more in ("", ", scraped", ", its maps in the kernel")
+)
+MAPS = "picosnitch_exporter_kernel_map_memory_bytes"
 DEFAULT_ROUNDS, DEFAULT_EXECUTABLES = 3, 2000
 
 
@@ -83,10 +88,10 @@ def main() -> None:
         if isinstance(given, Running):
             time.sleep(SETTLE_SECONDS)
             idle = pss_megabytes(given.pids())
-            samples(given.address)
+            kernel = samples(given.address)[MAPS] / 1e6
             time.sleep(SETTLE_SECONDS)
             scraped = pss_megabytes(given.pids())
-            return {START: given.start_seconds, IDLE: idle, SCRAPED: scraped}
+            return {START: given.start_seconds, IDLE: idle, SCRAPED: scraped, KERNEL: kernel}
         pids = family(given) if isinstance(given, int) else given
         assert isinstance(pids, Sequence)
         return {IDLE: pss_megabytes(pids)}
@@ -94,14 +99,19 @@ def main() -> None:
     found = rounds.in_turns(variants, measure, rounds=number)
     rounds.head(f"memory of all processes (PSS), MB, {number} rounds", "median", "min", "max")
     for variant, values in found.values.items():
-        for state in (IDLE, SCRAPED):
+        for state in (IDLE, SCRAPED, KERNEL):
             if state in values:
                 rounds.row(f"{variant}, {state}", *rounds.spread(values[state], digits=1))
     with Running.start() as running:
         talk(executables)
         time.sleep(GIVEN_BACK_SECONDS)
-        memory = f"{pss_megabytes(running.pids()):.1f}"
-    rounds.row(f"exporter, log on, after {executables:,} executables", memory, memory, memory)
+        after = {AFTER: pss_megabytes(running.pids())}
+        kernel = samples(running.address)[MAPS] / 1e6
+        time.sleep(SETTLE_SECONDS)
+        after |= {AFTER_SCRAPED: pss_megabytes(running.pids()), AFTER_KERNEL: kernel}
+    for state, megabytes in after.items():
+        what = f"exporter, log on, {state.format(executables)}"
+        rounds.row(what, *rounds.spread([megabytes], digits=1))
     print()
     rounds.head("start to `/-/ready`, s", "median", "min", "max")
     for variant, values in found.values.items():
