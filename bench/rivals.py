@@ -20,6 +20,14 @@ ON_CALLS = (
     "{ @[pid, comm] = sum(args->ret); }"
 )
 
+_TRACEFS = "/sys/kernel/tracing"
+_MOUNT_TRACEFS = (
+    *("unshare", "--mount", "sh", "-c"),
+    f'mountpoint -q {_TRACEFS} || mount -t tracefs tracefs {_TRACEFS}; exec "$@"',
+    "sh",
+)
+"""In a mount namespace of its own: not every machine has it mounted, and bpftrace needs it."""
+
 
 class UnavailableError(Exception):
     """It does not run here; the message says why, and stands in the results."""
@@ -28,8 +36,8 @@ class UnavailableError(Exception):
 @contextmanager
 def bpftrace(script: str) -> Iterator[int]:
     """Bpftrace with a script, from when it is attached; its process number."""
-    command = ["bpftrace", "-e", f'BEGIN {{ printf("on\\n"); }} {script}']
-    with _started(command) as process:
+    program = f'BEGIN {{ printf("on\\n"); }} {script}'
+    with _started(["bpftrace", "-e", program], first=_MOUNT_TRACEFS) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == "on":
@@ -71,11 +79,13 @@ def _settled(process: "subprocess.Popen[str]") -> int:
 
 
 @contextmanager
-def _started(command: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
+def _started(
+    command: Sequence[str], *, first: Sequence[str] = ()
+) -> "Iterator[subprocess.Popen[str]]":
     if shutil.which(command[0]) is None:
         raise UnavailableError("it is not installed")
     with subprocess.Popen(
-        command,
+        [*first, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
