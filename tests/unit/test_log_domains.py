@@ -1,10 +1,11 @@
+import sys
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picosnitch_exporter import catalog
+from picosnitch_exporter import catalog, log
 from picosnitch_exporter.log.domains import (
     BUDGET_SECONDS,
     MAX_CONNECTIONS,
@@ -205,6 +206,19 @@ def test_malformed_answer_is_counted_when_it_is_left_out(
     assert lost(health, "dns_record", "malformed") == 1
     domains.learn(dns_record(simple_answer()[:-1], is_cut=True))
     assert lost(health, "dns_record", "malformed") == 1
+
+
+def test_answer_is_left_out_when_there_is_no_descriptor_to_import_its_parser(
+    domains: DomainTable, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.delattr(log, "dns_names", raising=False)
+        patched.setitem(sys.modules, "picosnitch_exporter.log.dns_names", None)
+        domains.learn(dns_record(simple_answer()))
+
+    assert lost(health, "dns_record", "no_parser") == 1
+    domains.learn(dns_record(simple_answer()))
+    assert lost(health, "dns_record", "no_parser") == 1
 
 
 def test_answers_are_left_out_when_parsing_takes_too_long(health: Health) -> None:

@@ -88,6 +88,11 @@ class DomainTable:
         except WireError:
             self._lose("malformed")
             self._streams.forget(record.cookie)
+        except (ImportError, OSError):
+            # dnspython comes with the first answer, for which no descriptor may be left. The next
+            # answer tries again.
+            self._lose("no_parser")
+            self._streams.forget(record.cookie)
         self._spent_seconds += self._timer() - began
 
     def learn_lookup(self, record: LookupRecord) -> None:
