@@ -268,16 +268,28 @@ def test_password_comes_from_its_file(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "expected"),
     [
-        ("s3cret", 0o604, "holds a secret, and everybody can read it: run 'chmod o-rwx "),
-        (" \n", 0o600, "is empty: write the secret into it"),
-        ("two words", 0o600, "virustotal.api_key: must be printable ASCII without spaces"),
-        ("x" * 70_000, 0o600, "is larger than 65536 bytes"),
+        ("s3cret", 0o604, "virustotal.api_key_file: {}: holds a secret, and everybody can read it"),
+        (" \n", 0o600, "virustotal.api_key_file: {}: is empty: write the secret into it"),
+        ("two words", 0o600, "{}: virustotal.api_key: must be printable ASCII without spaces"),
+        ("x" * 70_000, 0o600, "virustotal.api_key_file: {}: is larger than 65536 bytes"),
     ],
 )
 def test_secret_file_is_refused(folder: Folder, content: str, mode: int, expected: str) -> None:
     path = folder.secret(content, mode=mode)
 
-    assert folder.problem("virustotal: {api_key_file: key}").startswith(f"{path}: {expected}")
+    problem = folder.problem("virustotal: {api_key_file: key}")
+    assert problem.startswith(expected.format(path))
+
+
+def test_password_file_is_refused_by_its_setting_when_it_is_not_there(folder: Folder) -> None:
+    server = "{client: psycopg, password_file: nowhere}"
+
+    problem = folder.problem(f"log: {{server: {server}}}")
+
+    assert problem == (
+        f"log.server.password_file: {folder.path / 'nowhere'}: can't be read: "
+        "No such file or directory"
+    )
 
 
 def test_key_and_file_of_the_key_are_refused_together(folder: Folder) -> None:

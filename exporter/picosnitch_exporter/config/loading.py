@@ -214,18 +214,25 @@ def _with_secrets(settings: Settings, given: Mapping[str, _Given]) -> Settings:
         if value_of(settings, target):
             other = given[target.name].written
             raise given[key.name].error(f"is set together with {other}: remove one of them")
-        settings = _replaced(settings, target.path, _checked(target, path))
+        settings = _replaced(settings, target.path, _checked(target, _secret(key.name, path), path))
     server = settings.log.server
     if server is not None and server.password_file is not None:
-        password = ("password", files.read_secret(server.password_file))
+        password = ("password", _secret("log.server.password_file", server.password_file))
         server = dataclasses.replace(server, parameters=(*server.parameters, password))
         settings = _replaced(settings, ("log", "server"), server)
     return settings
 
 
-def _checked(target: Key, path: Path) -> object:
+def _secret(name: str, path: Path) -> str:
     try:
-        return target.kind.parse(files.read_secret(path))
+        return files.read_secret(path)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+
+
+def _checked(target: Key, secret: str, path: Path) -> object:
+    try:
+        return target.kind.parse(secret)
     except ValueError as error:
         raise ConfigurationError(f"{path}: {target.name}: {error}") from error
 
