@@ -6,7 +6,9 @@ from picosnitch_exporter.errors import WireError
 from picosnitch_exporter.model import (
     HOST,
     NO_PROGRAM,
+    UNHASHED,
     Direction,
+    Executable,
     Scope,
 )
 from picosnitch_exporter.runs import who_of
@@ -19,10 +21,12 @@ from picosnitch_exporter.wire import (
 from tests.attribution_bench import CURL, INIT, SHELL, Bench, hashed
 from tests.identity_samples import (
     SECOND_NS,
+    digest,
     file,
     flow,
     key,
     process,
+    seen,
 )
 
 
@@ -126,6 +130,77 @@ def test_row_is_opened_when_its_window_is_a_new_one(known: Bench) -> None:
     assert len(known.rows.flows) == 3
 
 
+@pytest.fixture
+def orphan(bench: Bench) -> Bench:
+    """A curl of whose grandparent, init, the file can't be read."""
+    for inode in (10, 7):
+        bench.show_hashed(file(inode))
+    bench.show(seen(file(1), path=b"/sbin/init", reason="denied"))
+    bench.introduce_all()
+    assert bench.take(flow(CURL, transmit_bytes=1)) == 1
+    return bench
+
+
+def test_later_flows_are_only_added_up_when_an_ancestor_can_not_be_hashed(orphan: Bench) -> None:
+    assert orphan.take(flow(CURL, transmit_bytes=10), flow(CURL, cookie=2, transmit_bytes=5)) == 0
+    assert {row.grandparent.exe for row in orphan.rows.flows} == {"/sbin/init"}
+    assert orphan.transmitted() == {hashed(7): 16}
+
+
+def test_later_flows_are_only_added_up_when_the_files_are_gone(bench: Bench) -> None:
+    bench.introduce_all()
+    assert bench.take(flow(CURL, transmit_bytes=1)) == 1
+    for _ in range(3):
+        bench.wait(2)
+    assert bench.take(flow(CURL, transmit_bytes=2)) == 1
+    assert bench.take(flow(CURL, transmit_bytes=4)) == 0
+    assert bench.transmitted() == {Executable(sha256=UNHASHED, exe="[curl]"): 7}
+
+
+def test_later_rows_have_the_hash_when_a_file_is_shown_after_all(orphan: Bench) -> None:
+    record = flow(CURL, transmit_bytes=1)
+    orphan.show(seen(file(1), seen_ns=SECOND_NS, path=b"/sbin/init"))
+    assert orphan.take(record) == 1
+    assert len(orphan.rows.flows) == 1  # the other one waits for the hash
+    orphan.hash_all()
+    assert orphan.take(record) == 0
+    assert [row.grandparent.sha256 for row in orphan.rows.flows] == [""] + [digest("1")] * 2
+    assert orphan.transmitted() == {hashed(7): 3}
+
+
+def test_later_rows_have_the_hash_when_reading_a_file_had_stalled(bench: Bench) -> None:
+    for inode in (10, 7):
+        bench.show_hashed(file(inode))
+    bench.show(seen(file(1), path=b"/sbin/init"))
+    bench.introduce_all()
+    bench.wait(120)
+    record = flow(CURL, transmit_bytes=1)
+    assert [bench.take(record), bench.take(record)] == [1, 0]
+    bench.hash_all()
+    assert [bench.take(record), bench.take(record)] == [1, 0]
+    assert [row.grandparent.sha256 for row in bench.rows.flows] == [""] * 2 + [digest("1")] * 2
+
+
+def test_series_stays_what_it_was_when_the_owners_own_file_is_shown_after_all(
+    bench: Bench,
+) -> None:
+    bench.show(seen(file(7), path=b"/bin/x", reason="denied"))
+    bench.attributor.process(process(CURL))
+    record = flow(CURL, transmit_bytes=1)
+    assert [bench.take(record), bench.take(record)] == [1, 0]
+    bench.show_hashed(file(7))
+    assert [bench.take(record), bench.take(record)] == [1, 0]
+    unhashed = Executable(sha256=UNHASHED, exe="/bin/x")
+    assert bench.transmitted() == {unhashed: 2, hashed(7): 2}
+    assert [row.program.sha256 for row in bench.rows.flows] == [""] * 2 + [digest("7")] * 2
+
+
+def test_nothing_is_looked_at_when_a_file_is_denied_again(orphan: Bench) -> None:
+    orphan.show(seen(file(1), seen_ns=SECOND_NS, path=b"/sbin/init", reason="denied"))
+    orphan.show(seen(file(5), path=b"/bin/other", reason="denied"))
+    assert orphan.take(flow(CURL, transmit_bytes=1)) == 0
+
+
 @pytest.mark.parametrize("change", ["final", "forced", "late"])
 def test_owner_is_not_learned_when_a_name_may_be_missing(bench: Bench, change: str) -> None:
     bench = Bench(max_held=0) if change == "forced" else bench
@@ -169,3 +244,18 @@ def test_bounds_hold_when_there_are_more_owners_and_connections(bench: Bench) ->
     known.post()
     assert [row.transmit_bytes for row in bench.rows.flows] == [2, 1, 1]
     assert bench.transmitted() == {hashed(7): 4}
+
+
+def test_bound_holds_when_many_files_can_not_be_hashed(bench: Bench) -> None:
+    bound = 3
+    known = bench.attributor._known = Known(
+        books=bench.attributor._books, rows=bench.rows, to_unix=float, max_owners=bound
+    )
+    for inode in range(10):
+        owner, executable = key(100 + inode), file(100 + inode)
+        bench.show(seen(executable, reason="denied"))
+        bench.attributor.process(process(owner, executable=executable))
+        record = flow(owner, executable=executable, transmit_bytes=1)
+        assert [bench.take(record), bench.take(record)] == [1, 0]
+        assert len(known._unhashed) <= bound
+    assert sum(bench.transmitted().values()) == 20

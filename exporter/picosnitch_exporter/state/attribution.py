@@ -21,7 +21,14 @@ from picosnitch_exporter.model import (
 from picosnitch_exporter.runs import who_of
 from picosnitch_exporter.state.books import Books, Lineage, RowSink
 from picosnitch_exporter.state.cardinality import Counts
-from picosnitch_exporter.state.held import GENERATIONS, Event, Held, Waiting, has_all_names, merge
+from picosnitch_exporter.state.held import (
+    GENERATIONS,
+    Event,
+    Held,
+    Waiting,
+    merge,
+    settled_versions,
+)
 from picosnitch_exporter.state.known import Known, Owner
 from picosnitch_exporter.state.naming import (
     HostOnly,
@@ -131,7 +138,7 @@ class Attributor:
 
     def executable(self, frame: ExecutableSeen, descriptor: int | None) -> None:
         """Takes in that a file is executed; the descriptor is taken over."""
-        self._registry.seen(frame, descriptor)
+        self._known.shown(self._registry.seen(frame, descriptor))
         self._take_settled()
 
     def command_line(self, frame: CommandLine) -> None:
@@ -229,6 +236,7 @@ class Attributor:
         for version in self._registry.take_settled():
             if version.reason:
                 self._health.count(catalog.UNHASHED_EXECUTABLES, (version.reason,))
+            self._known.shown(version)
             self._resume(version)
 
     def _advance(self, held: Held) -> None:
@@ -316,7 +324,8 @@ class Attributor:
     def _learn(self, held: Held, executable: Executable, lineage: Lineage) -> None:
         """Has what the same owner moves from now on only added up, where no name is missing."""
         version, flow, program = held.version, held.flow, lineage[0]
-        if flow is None or version is None or not has_all_names(held):
+        versions = settled_versions(held)
+        if flow is None or version is None or not versions:
             return
         who = who_of(flow)
         label_has_changed = (program.exe, program.sha256) != (executable.exe, executable.sha256)
@@ -332,6 +341,7 @@ class Attributor:
                 lineage=lineage,
                 version=version,
             ),
+            versions,
         )
 
     def _lacks_command_line(self, process: Process) -> bool:

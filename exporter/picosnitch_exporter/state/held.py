@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from picosnitch_exporter.identity.processes import Process
-from picosnitch_exporter.identity.versions import Version, VersionState
+from picosnitch_exporter.identity.versions import Version
 from picosnitch_exporter.model import HOST, Executable, FileIdentity, ProcessKey, Workload
 from picosnitch_exporter.wire import FlowFlag, FlowRecord, UnseenRecord
 
@@ -119,23 +119,25 @@ def merge(flow: FlowRecord, later: FlowRecord) -> FlowRecord:
     )
 
 
-def has_all_names(held: Held) -> bool:
-    """Whether what was found out holds for all that the owner moves, until a process changes."""
+def settled_versions(held: Held) -> tuple[Version, ...]:
+    """What the owner, its parent and its grandparent run; empty if any of it is not known yet.
+
+    Where it is, what was found out holds for all that the owner moves, until more becomes known of
+    a process, or of a file that could not be hashed.
+    """
     process = held.process
     if held.is_kernel or held.is_forced or held.is_impatient or process is None:
-        return False
+        return ()
     if process.executable != held.identity or process.version is not held.version:
-        return False
-    ancestors = [process]
-    while process.parent.tgid and len(ancestors) < GENERATIONS:
+        return ()
+    versions = [process.version]
+    while process.parent.tgid and len(versions) < GENERATIONS:
         if process.ancestor is None:
-            return False
+            return ()
         process = process.ancestor
-        ancestors.append(process)
-    # What could not be hashed is looked up each time: the file may be shown yet.
-    return all(
-        one.version is not None and one.version.state is VersionState.HASHED for one in ancestors
-    )
+        versions.append(process.version)
+    settled = tuple(one for one in versions if one is not None and one.is_settled)
+    return settled if len(settled) == len(versions) else ()
 
 
 def _connection(flow: FlowRecord) -> tuple[object, ...]:

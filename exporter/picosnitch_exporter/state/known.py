@@ -4,7 +4,7 @@ Most records are of sockets that have been seen before, and there can be 10,000 
 record is found by its bytes, all but its flags, time and sums, and is never decoded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from picosnitch_exporter.identity.addresses import (
@@ -17,6 +17,7 @@ from picosnitch_exporter.identity.versions import Version
 from picosnitch_exporter.model import (
     AttributedFlow,
     Executable,
+    FileIdentity,
     ProcessKey,
     Scope,
     SeriesLabels,
@@ -106,13 +107,30 @@ class Known:
         self._max_lines = max_lines
         self._owners: dict[bytes, Owner] = {}
         self._lines: dict[bytes, tuple[Row, Tally]] = {}
+        self._unhashed: dict[FileIdentity, Version] = {}
+        """What owners, their parents or grandparents run of which there is no hash."""
         self._touched: list[Tally] = []
 
-    def learn(self, who: bytes, owner: Owner) -> None:
-        """From now on, takes in what belongs to this owner; `who` is as in `runs.WHO`."""
+    def learn(self, who: bytes, owner: Owner, versions: Iterable[Version] = ()) -> None:
+        """From now on, takes in what belongs to this owner; `who` is as in `runs.WHO`.
+
+        `versions` are what it and its ancestors run.
+        """
+        if len(self._unhashed) >= self._max_owners:
+            self.forget()  # lines outlive their owner here, and may need any of these
         if len(self._owners) >= self._max_owners:
             self._owners.clear()
         self._owners[who] = owner
+        for version in versions:
+            if not version.sha256:
+                self._unhashed[version.identity] = version
+
+    def shown(self, version: Version) -> None:
+        """Looks at everybody again if this may be the version of a file that had no hash."""
+        unhashed = self._unhashed.get(version.identity)
+        # What is shown, and can't be read, as it was before tells nothing new.
+        if unhashed is not None and (version is not unhashed or version.sha256):
+            self.forget()
 
     def knows(self, who: bytes) -> bool:
         """Whether what belongs to this owner is taken in."""
@@ -122,6 +140,7 @@ class Known:
         """Some name may have changed: everybody is to be looked at again."""
         self._owners.clear()
         self._lines.clear()
+        self._unhashed.clear()
 
     def forget_idle(self) -> None:
         """Forgets connections that the rows have forgotten; for when a window has ended."""
