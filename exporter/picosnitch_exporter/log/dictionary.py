@@ -1,7 +1,8 @@
 """Ids of what repeats, in SQLite: looked up in memory, then by digest, then added."""
 
 import sqlite3
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from picosnitch_exporter.log.schema import (
     ADDRESSES,
@@ -17,11 +18,45 @@ from picosnitch_exporter.log.schema import (
 )
 from picosnitch_exporter.model import Executable, LogRow, Program
 
-MAX_CACHED: Final = 32_768
-"""Entries of each kind, some 10 MB where all are full."""
+MANY_PROGRAMS: Final = 1_024
+"""Executables, programs and sources that are remembered from one transaction to the next, some
+0.5 MB: those that talk in each window are found, and those that ended at once are let go of."""
+MANY_WORDS: Final = 16_384
+"""The same of addresses and domains, some 2 MB each."""
 WORD_CHARACTERS: Final = 255
 
 _SourceKey = tuple[Program, Program, Program, int, int, str]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class _Cache(dict[_Key, _Value]):
+    """What was asked for lately: where it is much, only in this transaction and the one before.
+
+    A `dict`, as one that has an entry answers without a call in Python: a row asks four of them.
+    """
+
+    def __init__(self, find: Callable[[_Key], _Value], *, many: int) -> None:
+        super().__init__()
+        self._find = find
+        self._many = many
+        self._before: dict[_Key, _Value] = {}
+
+    def __missing__(self, key: _Key) -> _Value:
+        value = self._before.pop(key) if key in self._before else self._find(key)
+        self[key] = value
+        return value
+
+    def turn(self) -> None:
+        """Another transaction begins."""
+        if len(self) + len(self._before) > self._many:
+            self._before = dict(self)
+            self.clear()
+
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        self._before = {}
+        self.clear()
 
 
 class Dictionary:
@@ -33,20 +68,24 @@ class Dictionary:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._day = 0
-        self._executables: dict[Executable, int] = {}
-        self._programs: dict[Program, tuple[int, int]] = {}
-        self._sources: dict[_SourceKey, tuple[int, int]] = {}
-        self._addresses: dict[str, int] = {}
-        self._domains: dict[str, int] = {}
+        self._executables = _Cache(self._find_executable, many=MANY_PROGRAMS)
+        self._programs = _Cache(self._find_program, many=MANY_PROGRAMS)
+        self._sources = _Cache(self._find_source, many=MANY_PROGRAMS)
+        self._addresses = _Cache(self._find_address, many=MANY_WORDS)
+        self._domains = _Cache(self._find_domain, many=MANY_WORDS)
+        self._caches = (
+            self._executables,
+            self._programs,
+            self._sources,
+            self._addresses,
+            self._domains,
+        )
         self._statements = {table.name: _statements(table) for table in DICTIONARIES}
 
     def clear(self) -> None:
         """Forgets all ids."""
-        self._executables.clear()
-        self._programs.clear()
-        self._sources.clear()
-        self._addresses.clear()
-        self._domains.clear()
+        for cache in self._caches:
+            cache.forget()
 
     def begin(self, day: int) -> None:
         """What is looked up from here on is in use on that day (since 1970).
@@ -57,66 +96,55 @@ class Dictionary:
         if day != self._day:
             self.clear()
             self._day = day
-        for cache in (
-            self._executables,
-            self._programs,
-            self._sources,
-            self._addresses,
-            self._domains,
-        ):
-            if len(cache) > MAX_CACHED:
-                cache.clear()
+        for cache in self._caches:
+            cache.turn()
 
     def executable(self, executable: Executable) -> int:
         """Its id."""
-        known = self._executables.get(executable)
-        if known is None:
-            values = (executable.sha256, storable(executable.exe))
-            known = self._executables[executable] = self._id(EXECUTABLES, values)
-        return known
-
-    def program(self, program: Program) -> tuple[int, int]:
-        """Its id, and that of its executable."""
-        known = self._programs.get(program)
-        if known is None:
-            executable = self.executable(Executable(sha256=program.sha256, exe=program.exe))
-            values = (executable, storable(program.name), storable(program.cmdline))
-            known = self._programs[program] = (self._id(PROGRAMS, values), executable)
-        return known
+        return self._executables[executable]
 
     def source(self, row: LogRow) -> tuple[int, int]:
         """The id of who is behind a row, and that of the executable."""
-        key = (row.program, row.parent, row.grandparent, row.uid, row.netns, row.container)
-        known = self._sources.get(key)
-        if known is None:
-            program, executable = self.program(row.program)
-            values = (
-                program,
-                self.program(row.parent)[0],
-                self.program(row.grandparent)[0],
-                row.uid,
-                row.netns,
-                storable(row.container),
-                "",
-            )
-            known = self._sources[key] = (self._id(SOURCES, values), executable)
-        return known
+        return self._sources[
+            row.program, row.parent, row.grandparent, row.uid, row.netns, row.container
+        ]
 
     def address(self, address: str) -> int:
         """Its id."""
-        known = self._addresses.get(address)
-        if known is None:
-            values = (storable(address)[:WORD_CHARACTERS],)
-            known = self._addresses[address] = self._id(ADDRESSES, values)
-        return known
+        return self._addresses[address]
 
     def domain(self, domain: str) -> int:
         """Its id."""
-        known = self._domains.get(domain)
-        if known is None:
-            values = (storable(domain)[:WORD_CHARACTERS],)
-            known = self._domains[domain] = self._id(DOMAINS, values)
-        return known
+        return self._domains[domain]
+
+    def _find_executable(self, executable: Executable) -> int:
+        return self._id(EXECUTABLES, (executable.sha256, storable(executable.exe)))
+
+    def _find_program(self, program: Program) -> tuple[int, int]:
+        """Its id, and that of its executable."""
+        executable = self.executable(Executable(sha256=program.sha256, exe=program.exe))
+        values = (executable, storable(program.name), storable(program.cmdline))
+        return self._id(PROGRAMS, values), executable
+
+    def _find_source(self, key: _SourceKey) -> tuple[int, int]:
+        program, parent, grandparent, uid, netns, container = key
+        number, executable = self._programs[program]
+        values = (
+            number,
+            self._programs[parent][0],
+            self._programs[grandparent][0],
+            uid,
+            netns,
+            storable(container),
+            "",
+        )
+        return self._id(SOURCES, values), executable
+
+    def _find_address(self, address: str) -> int:
+        return self._id(ADDRESSES, (storable(address)[:WORD_CHARACTERS],))
+
+    def _find_domain(self, domain: str) -> int:
+        return self._id(DOMAINS, (storable(domain)[:WORD_CHARACTERS],))
 
     def _id(self, table: Table, values: tuple[str | int, ...]) -> int:
         select, mark, insert = self._statements[table.name]
