@@ -1,3 +1,5 @@
+import _sqlite3
+import ctypes
 import os
 import resource
 import signal
@@ -556,6 +558,24 @@ def test_file_shrinks_when_most_of_it_was_pruned(
         pass
     database.close()
     assert path.stat().st_size < before / 2
+
+
+def test_pages_are_let_go_of_when_there_is_nothing_to_write(
+    opened: Callable[..., Database],
+    path: Path,
+) -> None:
+    used_bytes = ctypes.CDLL(_sqlite3.__file__).sqlite3_memory_used
+    database = opened()
+    database.rest()
+    before_bytes = used_bytes()
+    database.commit(commit(*(row(rport=n) for n in range(50_000))))
+    assert used_bytes() > before_bytes + 1_000_000
+    database.rest()
+    assert used_bytes() < before_bytes + 200_000
+    database.commit(commit(row()))
+    assert query(path, "SELECT count(*) FROM connection_log") == [(50_001,)]
+    database.close()
+    database.rest()
 
 
 def test_pruning_waits_when_the_clock_jumps_ahead(

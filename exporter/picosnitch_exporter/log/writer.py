@@ -179,6 +179,8 @@ class LogWriter:
             event = self._events.get(timeout=self._pause())
         except queue.Empty:
             self._prune()
+            if self._pause():
+                self._database.rest()
             return True
         if event is None:
             return False
