@@ -130,6 +130,16 @@ def test_row_is_opened_when_its_window_is_a_new_one(known: Bench) -> None:
     assert len(known.rows.flows) == 3
 
 
+def test_owner_is_looked_at_again_when_it_was_silent_for_a_window(known: Bench) -> None:
+    record = flow(CURL, transmit_bytes=1)
+    for _ in range(3):
+        assert known.take(replace(record, cookie=2)) == 0
+        known.close_window(remembers=False)
+    known.close_window(remembers=False)
+    assert [known.take(record), known.take(record)] == [1, 0]
+    assert known.transmitted() == {hashed(7): 6}
+
+
 @pytest.fixture
 def orphan(bench: Bench) -> Bench:
     """A curl of whose grandparent, init, the file can't be read."""

@@ -28,7 +28,7 @@ from picosnitch_exporter.state.books import Books, Lineage, Row, RowSink, Sums
 from picosnitch_exporter.wire import DIRECTIONS, RING_HEADER, FlowFlag
 
 MAX_OWNERS = 1_024
-"""Some 1 MB."""
+"""Some 1 MB, if so many move something within one window."""
 MAX_LINES = 20_000
 """Some 7 MB. Beyond it, records are found by their owners alone."""
 
@@ -67,6 +67,8 @@ class Owner:
     container: str
     lineage: Lineage
     version: Version
+    is_in_use: bool = True
+    """Something has moved since the last window ended."""
     tallies: dict[tuple[int, int, Scope], Tally] = field(default_factory=dict)
     """By protocol, address family and scope."""
 
@@ -143,8 +145,11 @@ class Known:
         self._unhashed.clear()
 
     def forget_idle(self) -> None:
-        """Forgets connections that the rows have forgotten; for when a window has ended."""
+        """For when a window has ended: forgets connections as the rows do, and silent owners."""
         self._lines = {key: line for key, line in self._lines.items() if line[0].is_remembered}
+        self._owners = {who: owner for who, owner in self._owners.items() if owner.is_in_use}
+        for owner in self._owners.values():
+            owner.is_in_use = False
 
     def take(self, run: memoryview) -> Iterator[bytes]:
         """Takes in flow records (see `runs.split_runs`); yields those that need a closer look."""
@@ -175,6 +180,7 @@ class Known:
         self._touched.clear()
         for tally in touched:
             owner = tally.owner
+            owner.is_in_use = True
             self._books.add(tally.labels, tally, time_ns=tally.time_ns)
             self._books.see(
                 owner.executable,
