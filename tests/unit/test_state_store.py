@@ -26,7 +26,7 @@ from picosnitch_exporter.model import (
     Workload,
 )
 from picosnitch_exporter.state.cardinality import REFUSED_REMEMBERED, Cardinality
-from picosnitch_exporter.state.columns import Columns
+from picosnitch_exporter.state.columns import Columns, Entry
 from picosnitch_exporter.state.facts import Facts
 from picosnitch_exporter.state.store import Store
 from tests.identity_samples import FakeHealth, digest
@@ -271,7 +271,8 @@ def test_executable_is_refused_once_when_it_keeps_talking() -> None:
     assert not slots.admit((executable(1), HOST))
     assert health.total(catalog.SERIES_REFUSED) == REFUSED_REMEMBERED + 2
     assert (slots.admitted, slots.limit) == (1, 1)
-    assert slots.admit((executable(0), HOST))
+    slots.release()
+    assert slots.admit((executable(1), HOST))
 
 
 def test_totals_are_given_once_when_they_have_changed() -> None:
@@ -466,7 +467,9 @@ def test_columns_hold_what_was_added_when_series_come_and_go(
                 del model[labels(number)]
             continue
         if series is None:
-            series = columns.insert(labels(number), first_number=1, created_seconds=NOW)
+            entry = Entry(subject=(executable(number), HOST))
+            series = columns.insert(labels(number), entry, first_number=1, created_seconds=NOW)
+            assert entry.series == (series,)
             model[labels(number)] = (0, 0)
         columns.add(series, 0, amount)
         columns.add(series, 1, 2 * amount)

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.identity.addresses import address_text, protocol_name, scope_of
 from picosnitch_exporter.identity.versions import Version
 from picosnitch_exporter.model import (
-    UNHASHED,
     AttributedFlow,
     Executable,
     Program,
     SeriesLabels,
+    Sha256,
     Workload,
 )
 from picosnitch_exporter.state.cardinality import Counts
@@ -22,7 +23,7 @@ from picosnitch_exporter.wire import DIRECTIONS, FlowRecord, UnseenRecord
 
 Lineage = tuple[Program, Program, Program]
 """Process, parent and grandparent."""
-_NOBODY = Executable(sha256=UNHASHED, exe="")
+_CACHED_PARENTS = 1_024
 _UNSEEN_KINDS = {17: "packet_ring", 44: "xdp"}
 """By address family: AF_PACKET, AF_XDP."""
 
@@ -131,7 +132,7 @@ class Books:
             executable,
             workload,
             name=program.name,
-            parent=_as_executable(parent),
+            parent=_executable_of(parent.exe, parent.sha256),
             size_bytes=version.size_bytes if version is not None else 0,
             is_deleted=version is not None and version.is_deleted,
             time_seconds=self._to_unix(time_ns),
@@ -202,6 +203,7 @@ class Books:
         )
 
 
-def _as_executable(program: Program) -> Executable:
-    """What a parent is in labels; empty where there is none."""
-    return Executable(sha256=program.sha256, exe=program.exe) if program.exe else _NOBODY
+@lru_cache(maxsize=_CACHED_PARENTS)
+def _executable_of(exe: str, sha256: Sha256) -> Executable:
+    """What a parent is in labels; the same value for all of its children. Empty where none is."""
+    return Executable(sha256=sha256, exe=exe)

@@ -42,7 +42,7 @@ class Cardinality:
     def __init__(self, limit: int, *, health: Counts) -> None:
         self._limit = limit
         self._health = health
-        self._admitted: set[Subject] = set()
+        self._admitted = 0
         self._refused: OrderedDict[bytes, None] = OrderedDict()
 
     @property
@@ -53,14 +53,12 @@ class Cardinality:
     @property
     def admitted(self) -> int:
         """Slots in use."""
-        return len(self._admitted)
+        return self._admitted
 
     def admit(self, subject: Subject) -> bool:
-        """Whether the executable has a slot, or gets one now."""
-        if subject in self._admitted:
-            return True
-        if len(self._admitted) < self._limit:
-            self._admitted.add(subject)
+        """Whether an executable that has no slot gets one now."""
+        if self._admitted < self._limit:
+            self._admitted += 1
             self._refused.pop(fingerprint(subject), None)
             return True
         refused = fingerprint(subject)
@@ -73,6 +71,6 @@ class Cardinality:
             self._refused.popitem(last=False)
         return False
 
-    def release(self, subject: Subject) -> None:
+    def release(self) -> None:
         """Frees the slot of an executable that has gone silent."""
-        self._admitted.discard(subject)
+        self._admitted -= 1

@@ -4,16 +4,34 @@ from array import array
 from dataclasses import dataclass
 
 from picosnitch_exporter.model import CounterColumn, CounterTotal, SeriesLabels
+from picosnitch_exporter.state.cardinality import Subject
 
 _MASK = (1 << 64) - 1
+
+
+# Not frozen: it is written with each record.
+@dataclass(slots=True, kw_only=True, eq=False)
+class Entry:
+    """An executable that has series of its own, or all that have none."""
+
+    subject: Subject
+    series: "tuple[Series, ...]" = ()
+    is_fresh: bool = True
+    """Something was added since the last look for silent ones."""
+    silent_since_seconds: float = 0.0
+    """On the monotonic clock of `Store.drop_stale`."""
+    restored_silence_seconds: float = 0.0
+    """How long it had been silent when it was restored."""
 
 
 # Not frozen: its place changes. Compared by identity.
 @dataclass(slots=True, kw_only=True, eq=False)
 class Series:
-    """One set of labels and where its values stand."""
+    """One set of labels, whose it is, and where its values stand."""
 
     labels: SeriesLabels
+    entry: Entry
+    columns: "Columns"
     slot: int
     is_changed: bool = False
 
@@ -47,10 +65,14 @@ class Columns:
         """The series with these labels."""
         return self._by_labels.get(labels)
 
-    def insert(self, labels: SeriesLabels, *, first_number: int, created_seconds: float) -> Series:
+    def insert(
+        self, labels: SeriesLabels, entry: Entry, *, first_number: int, created_seconds: float
+    ) -> Series:
         """Begins a series at 0; it takes one number for each counter, from `first_number` on."""
-        series = self._by_labels[labels] = Series(labels=labels, slot=len(self._series))
+        series = Series(labels=labels, entry=entry, columns=self, slot=len(self._series))
+        self._by_labels[labels] = series
         self._series.append(series)
+        entry.series += (series,)
         for number, (numbers, values) in enumerate(
             zip(self._numbers, self._values, strict=True), first_number
         ):
@@ -116,13 +138,14 @@ class Columns:
             series.is_changed = False
             if series.slot < 0:
                 continue
+            created_seconds = self._created[series.slot]
             for metric, values in zip(self._metrics, self._values, strict=True):
                 totals.append(
                     CounterTotal(
                         metric=metric,
                         labels=series.labels,
                         value=values[series.slot],
-                        created_seconds=self._created[series.slot],
+                        created_seconds=created_seconds,
                     ),
                 )
         self._changed.clear()

@@ -18,8 +18,8 @@ from picosnitch_exporter.model import (
 from picosnitch_exporter.state.cardinality import Counts, Subject, fingerprint
 
 MAX_REMEMBERED = 65_536
-"""Executables whose first sight is remembered beyond their series, those without series that one
-commit can speak of, and verdicts."""
+"""Executables without series whose first sight is remembered, those that one commit can speak of,
+and verdicts."""
 MAX_TOLD_BYTES = 32 << 20
 """Of the paths that one commit can speak of: one of 4,096 bytes can take 16 KB of memory."""
 
@@ -87,30 +87,32 @@ class Facts:
         self._mark_changed(fact)
         return True
 
-    def begin(self, known: KnownExecutable, *, is_exposed: bool, is_deleted: bool = False) -> None:
-        """Notes an executable for the first time, or again after it was dropped."""
-        subject = (known.executable, known.workload)
-        key = fingerprint(subject)
-        first_seen = min(known.first_seen_seconds, self._first_seen.get(key, float("inf")))
-        self._remember(key, first_seen)
-        known = replace(known, first_seen_seconds=first_seen)
-        if not is_exposed:
-            self._tell(subject, known)
-            return
-        fact = self._insert(known)
+    def begin(self, subject: Subject, known: KnownExecutable, *, is_deleted: bool = False) -> None:
+        """Notes an executable that has series, for the first time or again after it was dropped."""
+        first_seen = self._first_seen.pop(fingerprint(subject), float("inf"))
+        first_seen = min(known.first_seen_seconds, first_seen)
+        fact = self._insert(subject, replace(known, first_seen_seconds=first_seen))
         fact.is_deleted = is_deleted
         self._mark_changed(fact)
 
-    def restore(self, known: KnownExecutable) -> None:
+    def note(self, subject: Subject, known: KnownExecutable) -> None:
+        """Notes an executable that has no series."""
+        key = fingerprint(subject)
+        first_seen = min(known.first_seen_seconds, self._first_seen.get(key, float("inf")))
+        self._remember(key, first_seen)
+        self._tell(subject, replace(known, first_seen_seconds=first_seen))
+
+    def restore(self, subject: Subject, known: KnownExecutable) -> None:
         """Takes over the facts from an earlier run."""
-        self._insert(known)
+        self._insert(subject, known)
         self._frozen = None
 
     def remember(self, executables: Iterable[KnownExecutable]) -> None:
-        """Takes over when executables were first seen; the last ones are kept longest."""
+        """Takes over when others were first seen; the last ones are kept longest."""
         for known in executables:
-            key = fingerprint((known.executable, known.workload))
-            self._remember(key, known.first_seen_seconds)
+            subject = (known.executable, known.workload)
+            if subject not in self._facts:
+                self._remember(fingerprint(subject), known.first_seen_seconds)
 
     def judge(self, sha256: Sha256, result: VirusTotalResult) -> None:
         """Notes what VirusTotal says of a content."""
@@ -130,6 +132,7 @@ class Facts:
         fact = self._facts.pop(subject, None)
         if fact is None:
             return
+        self._remember(fingerprint(subject), fact.known.first_seen_seconds)
         if fact.is_changed:
             self._tell(subject, _current(fact))
         self._frozen = None
@@ -152,8 +155,7 @@ class Facts:
         self._told_bytes = 0
         return changed
 
-    def _insert(self, known: KnownExecutable) -> _Fact:
-        subject = (known.executable, known.workload)
+    def _insert(self, subject: Subject, known: KnownExecutable) -> _Fact:
         fact = _Fact(known=known, last_seen_seconds=known.last_seen_seconds)
         self._facts[subject] = fact
         return fact
@@ -213,4 +215,6 @@ class Facts:
 
 
 def _current(fact: _Fact) -> KnownExecutable:
+    if fact.last_seen_seconds == fact.known.last_seen_seconds:
+        return fact.known
     return replace(fact.known, last_seen_seconds=fact.last_seen_seconds)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from picosnitch_exporter.model import (
     OTHER,
@@ -18,25 +18,10 @@ from picosnitch_exporter.model import (
     Workload,
 )
 from picosnitch_exporter.state.cardinality import OTHERS, Cardinality, Counts, Subject
-from picosnitch_exporter.state.columns import Columns, Series
+from picosnitch_exporter.state.columns import Columns, Entry, Series
 from picosnitch_exporter.state.facts import Facts
 
 _TRANSMIT, _RECEIVE = 0, 1
-
-
-# Not frozen: it is written with each record.
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Entry:
-    """An executable that has series of its own, or all that have none."""
-
-    subject: Subject
-    series: list[tuple[Columns, Series]] = field(default_factory=list)
-    is_fresh: bool = True
-    """Something was added since the last look for silent ones."""
-    silent_since_seconds: float = 0.0
-    """On the monotonic clock of `drop_stale`."""
-    restored_silence_seconds: float = 0.0
-    """How long it had been silent when it was restored."""
 
 
 class Store:
@@ -61,9 +46,7 @@ class Store:
         self._traffic = Columns("transmit_bytes", "receive_bytes")
         self._connections = Columns("connections")
         self._failures = Columns("connect_failures")
-        self._entries: dict[Subject, _Entry] = {}
-        # By the series' identity: hashing labels takes 2 us, and there are 10,000 a second.
-        self._owners: dict[Series, _Entry] = {}
+        self._entries: dict[Subject, Entry] = {}
         self._dropped: dict[tuple[str, SeriesLabels], Columns] = {}
 
     @property
@@ -132,7 +115,10 @@ class Store:
             )
             entry = self._entry(subject)
             entry.is_fresh = True
-            self._facts.begin(known, is_exposed=entry.subject == subject, is_deleted=is_deleted)
+            if entry.subject == subject:
+                self._facts.begin(entry.subject, known, is_deleted=is_deleted)
+            else:
+                self._facts.note(subject, known)
 
     def judge(self, sha256: Sha256, result: VirusTotalResult) -> None:
         """Notes what VirusTotal says of a content."""
@@ -153,8 +139,10 @@ class Store:
             for entry in list(self._entries.values()):
                 if entry.is_fresh:
                     entry.is_fresh = False
-                    entry.silent_since_seconds = now_seconds - entry.restored_silence_seconds
-                    entry.restored_silence_seconds = 0.0
+                    entry.silent_since_seconds = now_seconds
+                    if entry.restored_silence_seconds:
+                        entry.silent_since_seconds -= entry.restored_silence_seconds
+                        entry.restored_silence_seconds = 0.0
                 if now_seconds - entry.silent_since_seconds >= self._stale_after_seconds:
                     self._drop(entry)
 
@@ -173,15 +161,16 @@ class Store:
         latest_first = sorted(executables, key=lambda known: -known.last_seen_seconds)
         stale: set[Subject] = set()
         with self._lock:
-            self._facts.remember(reversed(latest_first))
             for known in latest_first:
                 subject = (known.executable, known.workload)
                 silence_seconds = now_seconds - known.last_seen_seconds
                 if silence_seconds >= self._stale_after_seconds:
                     stale.add(subject)
                 elif self._cardinality.admitted < self._cardinality.limit:
-                    self._entry(subject).restored_silence_seconds = max(0.0, silence_seconds)
-                    self._facts.restore(known)
+                    entry = self._entry(subject)
+                    entry.restored_silence_seconds = max(0.0, silence_seconds)
+                    self._facts.restore(entry.subject, known)
+            self._facts.remember(reversed(latest_first))
             for total in totals:
                 if total.created_seconds:
                     self._restore_total(total, stale)
@@ -190,12 +179,7 @@ class Store:
         """Forgets all that was added: it belongs to another boot of the machine."""
         with self._lock:
             for entry in self._entries.values():
-                for columns, series in entry.series:
-                    columns.remove(series)
-                    del self._owners[series]
-                    for metric in columns.metrics:
-                        self._dropped[metric, series.labels] = columns
-                entry.series.clear()
+                self._drop_series(entry)
 
     def snapshot(self, now_seconds: float) -> Snapshot:
         """Everything the outputs expose, at this Unix time."""
@@ -241,7 +225,7 @@ class Store:
     def _series(self, columns: Columns, labels: SeriesLabels, time_seconds: float) -> Series:
         series = columns.find(labels)
         if series is not None:
-            self._owners[series].is_fresh = True
+            series.entry.is_fresh = True
             return series
         entry = self._entry((labels.executable, labels.workload))
         entry.is_fresh = True
@@ -253,33 +237,37 @@ class Store:
         return series
 
     def _insert(
-        self, columns: Columns, entry: _Entry, labels: SeriesLabels, created_seconds: float
+        self, columns: Columns, entry: Entry, labels: SeriesLabels, created_seconds: float
     ) -> Series:
         first_number = self._last_number + 1
         self._last_number += len(columns.metrics)
-        series = columns.insert(labels, first_number=first_number, created_seconds=created_seconds)
-        entry.series.append((columns, series))
-        self._owners[series] = entry
-        return series
+        return columns.insert(
+            labels, entry, first_number=first_number, created_seconds=created_seconds
+        )
 
-    def _entry(self, subject: Subject) -> _Entry:
+    def _entry(self, subject: Subject) -> Entry:
         """The entry of an executable, made now if there is room; that of all others if not."""
         entry = self._entries.get(subject)
         if entry is not None:
             return entry
         if subject[0] == OTHER or not self._cardinality.admit(subject):
             subject = OTHERS
-        return self._entries.setdefault(subject, _Entry(subject=subject))
+        return self._entries.setdefault(subject, Entry(subject=subject))
 
-    def _drop(self, entry: _Entry) -> None:
-        for columns, series in entry.series:
+    def _drop(self, entry: Entry) -> None:
+        self._drop_series(entry)
+        del self._entries[entry.subject]
+        if entry.subject != OTHERS:
+            self._cardinality.release()
+        self._facts.drop(entry.subject)
+
+    def _drop_series(self, entry: Entry) -> None:
+        for series in entry.series:
+            columns = series.columns
             columns.remove(series)
-            del self._owners[series]
             for metric in columns.metrics:
                 self._dropped[metric, series.labels] = columns
-        del self._entries[entry.subject]
-        self._cardinality.release(entry.subject)
-        self._facts.drop(entry.subject)
+        entry.series = ()
 
     def _restore_total(self, total: CounterTotal, stale: set[Subject]) -> None:
         columns = self._columns_of(total.metric)
