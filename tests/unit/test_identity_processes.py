@@ -69,6 +69,13 @@ def test_parent_is_found_when_it_is_introduced_later() -> None:
     assert table.parent_of(child, now_ns=NOW) is parent
 
 
+def test_children_share_the_key_of_their_parent_when_it_is_known() -> None:
+    table = ProcessTable()
+    parent = table.add(process(key(1), generation=1), now_ns=NOW)
+    children = [table.add(process(key(100 + n), parent=key(1)), now_ns=NOW) for n in range(2)]
+    assert all(child.parent is parent.key for child in children)
+
+
 @pytest.mark.parametrize("flags", [MISSING, LATE])
 def test_command_line_of_exec_stays_when_a_lesser_one_comes(flags: int) -> None:
     table = ProcessTable()

@@ -139,9 +139,11 @@ class ProcessTable:
         source = _source(record)
         process = self.get(record.key, now_ns=now_ns)
         if process is None:
+            parent = self._processes.get(record.parent)
             process = Process(
                 key=record.key,
-                parent=record.parent,
+                # One value for all of its children: it takes 150 bytes.
+                parent=parent.key if parent is not None else record.parent,
                 executable=record.executable,
                 exec_ns=record.exec_ns,
                 changed_ns=record.changed_ns,
@@ -157,7 +159,7 @@ class ProcessTable:
             )
             self._make_room()
             self._processes[record.key] = process
-            self._children[record.parent] += 1
+            self._children[process.parent] += 1
             early = self._early.pop(record.key, None)
             if early is not None:
                 self._improve(process, early)

@@ -15,6 +15,7 @@ MAX_CGROUPS = 65_536
 GRACE_NS = 3_000_000_000
 """How long the API may take to tell of a new container: the kubelet looks once a second."""
 _MAX_AWAITED = 4096
+_ON_HOST = (HOST, "")
 
 
 class PodNames(Protocol):
@@ -108,7 +109,7 @@ class Containers:
 
     def _name(self, containers: tuple[Container, ...]) -> tuple[Workload, str]:
         if not containers:
-            return HOST, ""
+            return _ON_HOST
         chosen = containers[0]
         workload = Workload(container=chosen.container_id)
         if self._pods is not None:

@@ -52,6 +52,8 @@ def version_of(process: Process, registry: Registry) -> Version:
         if version is not process.version:
             process.version = version
             process.program = None
+            if process.executable == version.identity:
+                process.executable = version.identity  # one of two equal ones is enough
     return version
 
 
