@@ -140,6 +140,17 @@ def test_owner_is_looked_at_again_when_it_was_silent_for_a_window(known: Bench) 
     assert known.transmitted() == {hashed(7): 6}
 
 
+def test_owner_is_learned_at_its_second_record_when_the_first_was_the_last_of_its_socket(
+    bench: Bench,
+) -> None:
+    bench.show_hashed()
+    bench.attributor.process(process(CURL))
+    for cookie, looked_at in ((1, 1), (2, 1), (3, 0)):
+        record = flow(CURL, cookie=cookie, transmit_bytes=1, flags=FlowFlag.FINAL)
+        assert bench.take(record) == looked_at
+    assert bench.transmitted() == {hashed(7): 3}
+
+
 @pytest.fixture
 def orphan(bench: Bench) -> Bench:
     """A curl of whose grandparent, init, the file can't be read."""

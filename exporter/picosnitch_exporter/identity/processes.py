@@ -70,6 +70,8 @@ class Process:
     """What it runs in and the container's id, once somebody has asked; for good."""
     was_executed: bool = False
     """A record of its exec has been taken in."""
+    has_moved: bool = False
+    """A record of what it moved has been taken in."""
 
 
 def render_cmdline(arguments: bytes) -> str:

@@ -50,6 +50,7 @@ from picosnitch_exporter.wire import (
 MAX_HELD = 65_536
 """Connections that wait for a hash or a name: 60 MB if there were so many."""
 # Plain numbers: the operators of IntFlag take 0.6 us each.
+_FINAL = int(FlowFlag.FINAL)
 _KERNEL = int(FlowFlag.KERNEL)
 
 
@@ -323,9 +324,12 @@ class Attributor:
 
     def _learn(self, held: Held, executable: Executable, lineage: Lineage) -> None:
         """Has what the same owner moves from now on only added up, where no name is missing."""
-        version, flow, program = held.version, held.flow, lineage[0]
+        version, flow, program, process = held.version, held.flow, lineage[0], held.process
         versions = settled_versions(held)
-        if flow is None or version is None or not versions:
+        if flow is None or version is None or process is None or not versions:
+            return
+        if int(flow.flags) & _FINAL and not process.has_moved:
+            process.has_moved = True  # most that begin like this have also ended with it
             return
         who = who_of(flow)
         label_has_changed = (program.exe, program.sha256) != (executable.exe, executable.sha256)
