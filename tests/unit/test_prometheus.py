@@ -236,6 +236,21 @@ def test_labels_follow_the_series_when_others_come_and_go() -> None:
         ] == [(f"/usr/bin/program-{number}", number) for number in numbers]
 
 
+def test_labels_are_kept_once_when_what_was_sent_and_received_has_the_same() -> None:
+    exposition = Exposition(with_workload_labels=False)
+    sent = column([(labels(executable(one)), one) for one in range(3)])
+    received = replace(sent, numbers=array("Q", [7, 8, 9]), values=array("Q", [5, 6, 7]))
+    for _ in range(2):
+        found = samples(rendered(snapshot(transmit=sent, receive=received), exposition=exposition))
+        for name, values in (("transmit", [0, 1, 2]), ("receive", [5, 6, 7])):
+            rows = found[f"picosnitch_network_{name}_bytes_total"]
+            assert [one.value for one in rows] == values
+            assert [one.labels["exe"] for one in rows] == [
+                f"/usr/bin/program-{one}" for one in range(3)
+            ]
+    assert sorted(len(one._known) for one in exposition._columns) == [0, 0, 0, 3]
+
+
 def test_cache_holds_no_more_than_the_snapshot_when_series_are_replaced() -> None:
     exposition = Exposition(with_workload_labels=False)
     for first_number in range(0, 1000, 10):
