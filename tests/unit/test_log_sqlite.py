@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
 from picosnitch_exporter.log import opening
 from picosnitch_exporter.log.sqlite import Database
-from picosnitch_exporter.model import Commit, Executable, Persisted, Sha256, Workload
+from picosnitch_exporter.model import HOST, Commit, Executable, Persisted, Sha256, Workload
 from tests.log_samples import (
     CURL,
     NOTHING,
@@ -129,6 +129,25 @@ def test_view_shows_the_contract_when_rows_were_committed(
                 "",
             ),
         ]
+
+
+def test_equal_values_are_one_object_when_loaded(opened: Callable[..., Database]) -> None:
+    database = opened()
+    database.load()
+    database.commit(
+        replace(
+            NOTHING,
+            totals=(total(1), replace(total(2), metric="receive_bytes")),
+            executables=(known_executable(first_seen=NOW, last_seen=NOW),),
+            files=(known_file(),),
+        ),
+    )
+    loaded = database.load()
+    (known,), (file,) = loaded.executables, loaded.files
+    assert [each.labels.executable is known.executable for each in loaded.totals] == [True, True]
+    assert {id(each.labels.workload) for each in loaded.totals} == {id(HOST)}
+    assert known.workload is HOST
+    assert file.sha256 is known.executable.sha256
 
 
 def test_everything_is_back_when_loaded_again(opened: Callable[..., Database]) -> None:

@@ -12,6 +12,7 @@ from picosnitch_exporter.log import verdicts
 from picosnitch_exporter.log.dictionary import Dictionary
 from picosnitch_exporter.log.schema import MAX_INTEGER, storable
 from picosnitch_exporter.model import (
+    HOST,
     OTHER,
     Commit,
     CounterTotal,
@@ -84,10 +85,11 @@ def save(
 def load(connection: sqlite3.Connection) -> Persisted:
     """All that was saved."""
     state = load_state(connection)
+    shared = _Shared()
     return Persisted(
-        totals=tuple(_load_totals(connection)),
-        executables=tuple(_load_executables(connection)),
-        files=tuple(_load_files(connection)),
+        totals=tuple(_load_totals(connection, shared)),
+        executables=tuple(_load_executables(connection, shared)),
+        files=tuple(_load_files(connection, shared)),
         journal_segment=int(state.get("journal_segment", "0")),
         ring_instance=int(state.get("ring_instance", "0")),
         ring_position=int(state.get("ring_position", "0")),
@@ -182,17 +184,43 @@ def _save_totals(
     )
 
 
-def _load_totals(connection: sqlite3.Connection) -> Iterable[CounterTotal]:
+class _Shared:
+    """Equal values as one object, which is kept for as long as there are series of it."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, str] = {}
+        self._executables: dict[tuple[str, str], Executable] = {}
+        self._workloads = {_workload_values(HOST): HOST}
+
+    def word(self, text: str) -> str:
+        return self._words.setdefault(text, text)
+
+    def executable(self, sha256: str, exe: str) -> Executable:
+        found = self._executables.get((sha256, exe))
+        if found is None:
+            found = Executable(sha256=Sha256(self.word(sha256)), exe=self.word(exe))
+            self._executables[found.sha256, found.exe] = found
+        return found
+
+    def workload(self, namespace: str, pod: str, container: str) -> Workload:
+        found = self._workloads.get((namespace, pod, container))
+        if found is None:
+            found = Workload(namespace=namespace, pod=pod, container=container)
+            self._workloads[namespace, pod, container] = found
+        return found
+
+
+def _load_totals(connection: sqlite3.Connection, shared: _Shared) -> Iterable[CounterTotal]:
     for row in connection.execute(
         "SELECT metric, sha256, exe, namespace, pod, container, protocol, scope, direction,"
         " value, created FROM totals JOIN executables ON id = executable_id",
     ):
         yield CounterTotal(
-            metric=row[0],
+            metric=shared.word(row[0]),
             labels=SeriesLabels(
-                executable=Executable(sha256=Sha256(row[1]), exe=row[2]),
-                workload=Workload(namespace=row[3], pod=row[4], container=row[5]),
-                protocol=row[6],
+                executable=shared.executable(row[1], row[2]),
+                workload=shared.workload(row[3], row[4], row[5]),
+                protocol=shared.word(row[6]),
                 scope=Scope(row[7]),
                 direction=Direction(row[8]),
             ),
@@ -244,7 +272,7 @@ def _save_executables(
     )
 
 
-def _load_executables(connection: sqlite3.Connection) -> Iterable[KnownExecutable]:
+def _load_executables(connection: sqlite3.Connection, shared: _Shared) -> Iterable[KnownExecutable]:
     for row in connection.execute(
         "SELECT e.sha256, e.exe, k.namespace, k.pod, k.container, k.name, p.sha256, p.exe,"
         " k.size, k.first_seen, k.last_seen FROM known_executables k"
@@ -253,10 +281,10 @@ def _load_executables(connection: sqlite3.Connection) -> Iterable[KnownExecutabl
         (MAX_LOADED,),
     ):
         yield KnownExecutable(
-            executable=Executable(sha256=Sha256(row[0]), exe=row[1]),
-            workload=Workload(namespace=row[2], pod=row[3], container=row[4]),
-            name=row[5],
-            parent=Executable(sha256=Sha256(row[6]), exe=row[7]),
+            executable=shared.executable(row[0], row[1]),
+            workload=shared.workload(row[2], row[3], row[4]),
+            name=shared.word(row[5]),
+            parent=shared.executable(row[6], row[7]),
             size_bytes=row[8],
             first_seen_seconds=row[9],
             last_seen_seconds=row[10],
@@ -284,7 +312,7 @@ def _save_files(connection: sqlite3.Connection, files: Iterable[KnownFile], now:
     )
 
 
-def _load_files(connection: sqlite3.Connection) -> Iterable[KnownFile]:
+def _load_files(connection: sqlite3.Connection, shared: _Shared) -> Iterable[KnownFile]:
     for row in connection.execute(
         "SELECT device, inode, generation, size, modified_ns, changed_ns, sha256, path, is_racy"
         " FROM known_files ORDER BY hashed DESC LIMIT ?",
@@ -295,8 +323,8 @@ def _load_files(connection: sqlite3.Connection) -> Iterable[KnownFile]:
             size_bytes=row[3],
             modified_ns=row[4],
             changed_ns=row[5],
-            sha256=Sha256(row[6]),
-            path=os.fsdecode(row[7]),
+            sha256=Sha256(shared.word(row[6])),
+            path=shared.word(os.fsdecode(row[7])),
             is_racy=bool(row[8]),
         )
 
