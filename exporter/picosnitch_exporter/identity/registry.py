@@ -88,7 +88,7 @@ class Registry:
         self._chains: Recent[FileIdentity, Chain] = Recent(
             max_entries=max_identities, max_bytes=max_path_bytes
         )
-        self._known: Recent[_Stamps, KnownFile] = Recent(
+        self._known: Recent[_Stamps, Sha256] = Recent(
             max_entries=max_identities, max_bytes=max_path_bytes
         )
         self._tickets: dict[int, Version] = {}
@@ -189,11 +189,11 @@ class Registry:
             return latest
         version = chain.begin(frame, is_racy=self._is_racy(frame))
         self._chains.put(frame.identity, chain, weight_bytes=chain.weight_bytes)
-        known = None if version.is_racy else self._known.get(_stamps(version))
-        if known is not None:
-            self._settle(version, sha256=known.sha256)
+        sha256 = None if version.is_racy else self._known.get(_stamps(version))
+        if sha256 is not None:
+            self._settle(version, sha256=sha256)
             if descriptor is not None:
-                self._release(descriptor, known.sha256)
+                self._release(descriptor, sha256)
         elif descriptor is not None:
             self._submit(version, descriptor)
         elif frame.reason:
@@ -317,7 +317,8 @@ class Registry:
     def _remember(self, file: KnownFile) -> None:
         if file.is_racy:
             return
-        self._known.put(_stamps(file), file, weight_bytes=sys.getsizeof(file.path))
+        # Its path is not in here, but what is forgotten for its path above is not to stay here.
+        self._known.put(_stamps(file), file.sha256, weight_bytes=sys.getsizeof(file.path))
 
 
 def _is_over(deadline_ns: int, version: Version, now_ns: int) -> bool:
