@@ -2,19 +2,17 @@
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from picosnitch_exporter.errors import PeerGoneError, WireError
 from picosnitch_exporter.logging_format import Event
-from picosnitch_exporter.service.intake import Intake
+from picosnitch_exporter.service.intake import Evidence, Intake
 from picosnitch_exporter.service.status import report_hello, report_status
 from picosnitch_exporter.state.health import Health
 from picosnitch_exporter.stream import (
     Acknowledge,
-    CgroupPath,
     Channel,
-    CommandLine,
-    ExecutableSeen,
     Frame,
     Hello,
     Introductions,
@@ -27,7 +25,9 @@ from picosnitch_exporter.stream import (
 
 _log = logging.getLogger(__name__)
 
-_FRAMES_A_TURN = 64
+MAX_WAITING = 256
+MAX_WAITING_BYTES = 4 << 20
+"""Of records that were received and not taken in yet; what comes then waits in the stream."""
 
 
 class Conversation:
@@ -40,6 +40,8 @@ class Conversation:
         self._intake = intake
         self._health = health
         self._announce = announce
+        self._waiting: deque[tuple[Frame, int | None]] = deque()
+        self._waiting_bytes = 0
         self.is_greeted = False
         """The sensor has said which ring there is."""
         self.is_stopping = False
@@ -53,51 +55,58 @@ class Conversation:
         """Ends it; the sensor sees that."""
         self._channel.close()
 
+    @property
+    def has_work(self) -> bool:
+        """Something was received and not taken in yet."""
+        return bool(self._waiting)
+
     def receive(self) -> bool:
-        """Takes in a number of frames; False once the sensor has closed its end.
+        """Journals what has come and acknowledges it; False once the sensor has closed its end.
+
+        All of it before anything is taken in, which takes a hundred times as long: meanwhile the
+        ring would fill.
 
         Raises
         ------
         WireError
             if what comes is no frame, or none that the sensor sends.
         """
-        acknowledged: Records | None = None
-        is_open = True
-        for _ in range(_FRAMES_A_TURN):
+        while len(self._waiting) < MAX_WAITING and self._waiting_bytes < MAX_WAITING_BYTES:
             try:
                 frame, descriptor = self._channel.receive()
             except BlockingIOError:
                 break
             except PeerGoneError:
-                is_open = False
-                break
-            if isinstance(frame, Records):
-                acknowledged = frame
-            self._take(frame, descriptor)
-            if self.is_stopping:
-                break
-        if acknowledged is not None and is_open:
-            # A stream that is full of them will take the next one, which says more.
-            with contextlib.suppress(BlockingIOError):
-                self._channel.send(
-                    Acknowledge(instance=acknowledged.instance, position=acknowledged.end)
-                )
-        return is_open
+                return False
+            self._accept(frame, descriptor)
+        return True
 
-    def _take(self, frame: Frame, descriptor: int | None) -> None:
-        match frame:
-            case Records():
-                self._intake.records(frame)
-            case ExecutableSeen():
-                self._intake.executable(frame, descriptor)
-            case CommandLine():
-                self._intake.command_line(frame)
-            case CgroupPath():
-                self._intake.cgroup_path(frame)
-            case Introductions():
-                self._intake.introductions(frame)
-            case _:
-                self._take_news(frame)
+    def work(self) -> None:
+        """Takes in one frame of those that were received."""
+        frame, descriptor = self._waiting.popleft()
+        self._waiting_bytes -= _size_of(frame)
+        if isinstance(frame, Evidence):
+            self._intake.take(frame, descriptor)
+        else:
+            self._take_news(frame)
+
+    def finish(self) -> None:
+        """Takes in all of them."""
+        while self._waiting:
+            self.work()
+
+    def _accept(self, frame: Frame, descriptor: int | None) -> None:
+        new: Frame | None = frame
+        if isinstance(frame, Evidence):
+            new = self._intake.accept(frame)
+        if new is not None:
+            self._waiting.append((new, descriptor))
+            self._waiting_bytes += _size_of(new)
+        if isinstance(frame, Records):
+            # A stream that is full of them will take the next one, which says more. Where there is
+            # nobody any more, the next call finds out.
+            with contextlib.suppress(BlockingIOError, PeerGoneError):
+                self._channel.send(Acknowledge(instance=frame.instance, position=frame.end))
 
     def _take_news(self, frame: Frame) -> None:
         """What the sensor says of itself."""
@@ -142,3 +151,7 @@ class Conversation:
                 },
             )
         )
+
+
+def _size_of(frame: Frame) -> int:
+    return len(frame.data) if isinstance(frame, Records | Introductions) else 0

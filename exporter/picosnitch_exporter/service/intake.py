@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 5.0
 
+Evidence = Records | ExecutableSeen | CommandLine | CgroupPath | Introductions
+"""Frames of which nothing may be lost."""
+
 
 class Intake:
     """Takes frames in, each ring record exactly once."""
@@ -64,7 +67,7 @@ class Intake:
         self._failure = ""
         self.instance = 0
         self.position = 0
-        """Of the ring: everything before it has been taken in."""
+        """Of the ring: everything before it has been accepted."""
 
     def replay(self, after: int) -> int:
         """Takes in what the journal has beyond a committed segment; returns how many entries."""
@@ -89,51 +92,45 @@ class Intake:
             case KnownFile():
                 self._registry.learn(entry)
                 self._attributor.settled()
-            case ExecutableSeen():
-                # Its descriptor ended with the process that had it.
-                self._attributor.executable(entry, None)
-            case CommandLine():
-                self._attributor.command_line(entry)
-            case CgroupPath():
-                self._cgroups.learn(entry)
-            case Carried() | Introductions():
+            case Carried():
                 self._take_in(entry.data)
             case Records():
-                self._take_in(entry.data)
+                self.take(entry, None)
                 self.instance, self.position = entry.instance, entry.end
+            case ExecutableSeen() | CommandLine() | CgroupPath() | Introductions():
+                # The descriptor of an executable ended with the process that had it.
+                self.take(entry, None)
             case _:
                 self._health.count(catalog.EVENTS_LOST, ("journal", "unexpected"))
 
-    def executable(self, frame: ExecutableSeen, descriptor: int | None) -> None:
-        """An executable; the descriptor becomes the registry's."""
-        self._append(frame)
-        self._attributor.executable(frame, descriptor)
+    def accept(self, frame: Evidence) -> Evidence | None:
+        """Journals a frame, so that the sensor may forget it; what of it is new, if anything is.
 
-    def command_line(self, frame: CommandLine) -> None:
-        """A command line from /proc."""
-        self._append(frame)
-        self._attributor.command_line(frame)
-
-    def records(self, frame: Records) -> None:
-        """A piece of the ring, whatever of it is new."""
+        What was accepted has to be taken in, in this order, before the segment of the journal ends.
+        """
+        if not isinstance(frame, Records):
+            self._append(frame)
+            return frame
         if frame.instance == self.instance and frame.start < self.position:
             known = min(self.position - frame.start, len(frame.data))
             frame = replace(frame, start=frame.start + known, data=frame.data[known:])
         if not frame.data:
-            return
+            return None
         self._append(frame)
-        self._take_in(frame.data)
         self.instance, self.position = frame.instance, frame.end
+        return frame
 
-    def cgroup_path(self, frame: CgroupPath) -> None:
-        """Which cgroup a number means."""
-        self._append(frame)
-        self._cgroups.learn(frame)
-
-    def introductions(self, frame: Introductions) -> None:
-        """Processes that the run before was told of."""
-        self._append(frame)
-        self._take_in(frame.data)
+    def take(self, frame: Evidence, descriptor: int | None) -> None:
+        """Takes in what was accepted; the descriptor of an executable becomes the registry's."""
+        match frame:
+            case ExecutableSeen():
+                self._attributor.executable(frame, descriptor)
+            case CommandLine():
+                self._attributor.command_line(frame)
+            case CgroupPath():
+                self._cgroups.learn(frame)
+            case Introductions() | Records():
+                self._take_in(frame.data)
 
     def settled(self) -> None:
         """Takes in what has been hashed, and journals it: the descriptors would be gone."""

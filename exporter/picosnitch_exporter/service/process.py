@@ -247,15 +247,20 @@ class ExporterProcess:
 
     def _loop(self) -> None:
         poll = select.poll()
-        frames = self._conversation.fileno()
+        conversation = self._conversation
+        frames = conversation.fileno()
         for descriptor in (frames, self._hasher.fileno(), self._failed):
             poll.register(descriptor, select.POLLIN)
         self._next_commit = time.monotonic() + self._settings.log.write_limit_seconds
         next_tick = time.monotonic()
-        while not self._conversation.is_stopping and self._failure is None:
-            ready = {fd for fd, _event in poll.poll(max(0.0, next_tick - time.monotonic()) * 1000)}
-            if frames in ready and not self._conversation.receive():
+        while not conversation.is_stopping and self._failure is None:
+            pause = 0.0 if conversation.has_work else max(0.0, next_tick - time.monotonic())
+            ready = {fd for fd, _event in poll.poll(pause * 1000)}
+            if frames in ready and not conversation.receive():
+                conversation.finish()
                 return
+            if conversation.has_work:
+                conversation.work()
             if self._hasher.fileno() in ready:
                 self._intake.settled()
             if time.monotonic() >= next_tick:
@@ -295,6 +300,8 @@ class ExporterProcess:
 
     def _commit(self) -> None:
         """Closes the window and hands everything that has changed to the writer."""
+        # What is journaled in the segment that ends has to be in what is committed.
+        self._conversation.finish()
         self._attributor.finish_counted()
         segment = self._journal.rotate()
         commit = Commit(
@@ -327,6 +334,7 @@ class ExporterProcess:
     def _stop(self) -> None:
         """Commits what there is and ends the threads."""
         self._not_ready = "stopping"
+        self._conversation.finish()
         deadline = time.monotonic() + _STOP_SECONDS
         while self._attributor.held and time.monotonic() < deadline:
             self._attributor.tick()
