@@ -16,17 +16,26 @@ from typing import Self
 
 from bench.usage import family
 from picosnitch_exporter.sensor.libbpf import Library, get_pinned
+from picosnitch_exporter.settings import BpfSettings
 
 START_SECONDS = 60.0
+DEFAULT_RING_PAGES = BpfSettings().ring_buffer_pages
 
 
 class Running:
     """An exporter of its own, with its own storage, pins and port; removed at the end.
 
-    `settings` are lines of its configuration, `storage` is a folder that there is already.
+    `settings` are lines of its configuration, `storage` is a folder that there is already,
+    `ring_pages` is the size of the ring, by default that of the exporter.
     """
 
-    def __init__(self, *flags: str, settings: str = "", storage: Path | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        settings: str = "",
+        storage: Path | None = None,
+        ring_pages: int = DEFAULT_RING_PAGES,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="picosnitch-bench-"))
         self.folder.chmod(0o755)
         self.pins = Path(f"/sys/fs/bpf/picosnitch-bench-{secrets.token_hex(4)}")
@@ -35,7 +44,8 @@ class Running:
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         config = self.folder / "config.yaml"
         config.write_text(
-            f"bpf: {{pin_path: {self.pins}}}\nnotifications: {{desktop: false}}\n"
+            f"bpf: {{pin_path: {self.pins}, ring_buffer_pages: {ring_pages}}}\n"
+            "notifications: {desktop: false}\n"
             f"metrics: {{max_executables: 50000}}\n{settings}"
         )
         self.storage = storage or self.folder / "storage"

@@ -137,7 +137,6 @@ def test_frames_are_taken_in_one_by_one_and_in_order(ends: Ends) -> None:
 
     ends.conversation.work()
     assert ends.attributor.taken == [1, 2]
-    assert not ends.conversation.is_stopping
 
     ends.conversation.finish()
     assert ends.attributor.taken == [1, 2, 3, 4]
