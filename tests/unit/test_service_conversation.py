@@ -90,7 +90,7 @@ class Ends:
 
     def acknowledged(self) -> list[int]:
         """Positions of what has been acknowledged."""
-        found = []
+        found: list[int] = []
         while True:
             try:
                 frame, _descriptor = self.sensor.receive()
