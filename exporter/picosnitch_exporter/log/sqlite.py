@@ -72,6 +72,8 @@ class Database:
         self._last_set_aside = -float(_SET_ASIDE_SECONDS)
         self._outbox = Outbox()
         self._connection: sqlite3.Connection | None = None
+        self._is_used = True
+        """It may hold pages in memory."""
         self._open_or_begin_anew()
 
     def load(self) -> Persisted:
@@ -176,8 +178,9 @@ class Database:
 
         The next commit finds those that it needs in the page cache of the system.
         """
-        if self._connection is not None:
+        if self._connection is not None and self._is_used:
             self._connection.execute("PRAGMA shrink_memory")
+            self._is_used = False
 
     def close(self) -> None:
         """Closes the database; what was committed stays."""
@@ -218,6 +221,7 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._reopened()
+        self._is_used = True
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:
