@@ -4,8 +4,10 @@ import re
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+
+_CPUCLOCK_SCHED = 2
+"""Of include/linux/posix-timers_types.h: to the nanosecond."""
 
 
 def pss_megabytes(pids: Sequence[int]) -> float:
@@ -18,13 +20,11 @@ def pss_megabytes(pids: Sequence[int]) -> float:
 
 
 def processor_seconds(pids: Sequence[int]) -> float:
-    """User and system time of all threads so far, in the scheduler's nanoseconds."""
-    nanoseconds = 0
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
-                nanoseconds += int((task / "schedstat").read_text().split()[0])
-    return nanoseconds / 1e9
+    """User and system time of all threads so far, those that have ended too.
+
+    By the processes' own clocks, whose numbers the kernel makes of theirs: clock_getcpuclockid(3).
+    """
+    return sum(time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED) for pid in pids)
 
 
 def share_of_a_core(pids: Sequence[int], seconds: float) -> float:
