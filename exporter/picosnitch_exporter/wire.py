@@ -81,7 +81,7 @@ HEADER = struct.Struct("=HHIQ")
 _KEY = "QQII"
 _IDENTITY = "QII"
 FLOW = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}QQQIIII16s16sHHHBBII")
-PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QQQQIHBB{COMM_BYTES}s")
+PROCESS = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_KEY}{_IDENTITY}QqQQIHBB{COMM_BYTES}s")
 DNS = struct.Struct(f"={HEADER.format[1:]}QIHH")
 UNSEEN = struct.Struct(f"={HEADER.format[1:]}{_KEY}{_IDENTITY}II")
 LOOKUP = struct.Struct(f"={HEADER.format[1:]}{_KEY}IHH{LOOKUP_ADDRESSES * 16}s{LOOKUP_NAME_BYTES}s")
@@ -136,7 +136,7 @@ class ProcessRecord:
     executable: FileIdentity
     exec_ns: int
     changed_ns: int
-    """Change time of the executable at its exec, Unix time; 0 where it was not seen."""
+    """Change time of the executable at its exec, as in `stamps`; 0 where it was not seen."""
     cgroup_id: int
     """In the v2 hierarchy."""
     cgroup1_id: int = 0

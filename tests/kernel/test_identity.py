@@ -71,6 +71,19 @@ def test_both_hashes_are_told_apart_when_the_write_keeps_the_size_and_sets_the_t
     )
 
 
+@pytest.mark.parametrize("year", [1900, 2300, 30_000])
+def test_hash_is_known_when_the_file_says_it_was_written_when_no_clock_has_been(
+    exporter: Exporter, shared_generator: Generator, year: int
+) -> None:
+    program = shared_generator.copy(f"written-in-{year}")
+    # Nanoseconds in 64 bits end in 2262, seconds on ext4 in 2446, and on tmpfs much later.
+    os.utime(program.path, (0, (year - 1970) * 31_556_952))
+    with sink(shared_generator) as port:
+        shoot(program, port, 100)
+
+    exporter.await_accounts({program.sha256: sent(100)})
+
+
 def test_one_hash_has_all_bytes_when_a_file_has_two_names(
     exporter: Exporter, shared_generator: Generator
 ) -> None:

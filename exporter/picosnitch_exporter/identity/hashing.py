@@ -13,6 +13,7 @@ from typing import Self
 
 from picosnitch_exporter.errors import PicosnitchError
 from picosnitch_exporter.model import UNHASHED, Sha256
+from picosnitch_exporter.stamps import stamps_of
 
 CAPACITY = 4096
 """Open descriptors that may wait. Well within the 20,000 that systemd and this program ask for."""
@@ -252,10 +253,10 @@ class Hasher:
 
     def _advance(self, job: _Job) -> tuple[Sha256, str] | None:
         if not job.is_started:
-            stat = os.fstat(job.descriptor)
-            if (stat.st_size, stat.st_mtime_ns) != (job.size_bytes, job.modified_ns):
+            stamps = stamps_of(os.fstat(job.descriptor))
+            if (stamps.size_bytes, stamps.modified_ns) != (job.size_bytes, job.modified_ns):
                 return UNHASHED, MODIFIED
-            job.changed_ns = stat.st_ctime_ns
+            job.changed_ns = stamps.changed_ns
             job.is_started = True
         end = min(job.offset + SLICE_BYTES, job.size_bytes)
         # Held for a slice only: most of the time there is nothing to hash.
@@ -271,10 +272,10 @@ class Hasher:
         return self._conclude(job)
 
     def _conclude(self, job: _Job) -> tuple[Sha256, str] | None:
-        stat = os.fstat(job.descriptor)
-        if (stat.st_size, stat.st_mtime_ns) != (job.size_bytes, job.modified_ns):
+        stamps = stamps_of(os.fstat(job.descriptor))
+        if (stamps.size_bytes, stamps.modified_ns) != (job.size_bytes, job.modified_ns):
             return UNHASHED, MODIFIED
-        if stat.st_ctime_ns == job.changed_ns:
+        if stamps.changed_ns == job.changed_ns:
             return Sha256(job.digest.hexdigest()), ""
         # Unlinked, renamed or its mode changed meanwhile, as a rule. It can also have been written
         # to and its modification time set back: a quiet reading tells, or readings that agree.

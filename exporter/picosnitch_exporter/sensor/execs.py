@@ -21,6 +21,7 @@ from picosnitch_exporter.model import FileIdentity
 from picosnitch_exporter.sensor.fanotify import ExecEvent, Fanotify
 from picosnitch_exporter.sensor.filesystems import Filesystems
 from picosnitch_exporter.sensor.procfs import Procfs, kernel_device
+from picosnitch_exporter.stamps import Stamps, stamps_of
 from picosnitch_exporter.stream import ExecutableSeen
 
 _log = logging.getLogger(__name__)
@@ -180,7 +181,8 @@ class ExecWatch:
                 handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
                 try:
                     status = os.fstat(handle)
-                    is_it = stat.S_ISREG(status.st_mode) and status.st_ctime_ns == changed_ns
+                    is_unchanged = stamps_of(status).changed_ns == changed_ns
+                    is_it = stat.S_ISREG(status.st_mode) and is_unchanged
                     if is_it and _matches(self._identify(handle), wanted):
                         return self._procfs.reopen(handle)
                 finally:
@@ -240,7 +242,7 @@ class ExecWatch:
             os.close(descriptor)
             self._lost("exec_event", _reason(error))
             return None
-        stamps = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        stamps = stamps_of(status)
         known = self._known.get(identity)
         if known is not None and known.stamps == stamps:
             self._known.move_to_end(identity)
@@ -254,10 +256,10 @@ class ExecWatch:
         frame = ExecutableSeen(
             identity=identity,
             tgid=tgid,
-            seen_ns=0 if is_new else _content_since(status, before_ns),
-            size_bytes=status.st_size,
-            modified_ns=status.st_mtime_ns,
-            changed_ns=status.st_ctime_ns,
+            seen_ns=0 if is_new else _content_since(stamps, before_ns),
+            size_bytes=stamps.size_bytes,
+            modified_ns=stamps.modified_ns,
+            changed_ns=stamps.changed_ns,
             links=links,
             path=path,
             reason="",
@@ -333,12 +335,12 @@ def _boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def _content_since(status: os.stat_result, before_ns: int) -> int:
+def _content_since(stamps: Stamps, before_ns: int) -> int:
     """CLOCK_BOOTTIME from which on a modified file can have run with its new content.
 
     Not before the queue of events was last seen empty, and not before it was written. The earlier
     one of the two stamps: one may have been set back, the other one moved by a chmod since.
     """
     offset_ns = time.time_ns() - _boot_ns()
-    written_ns = min(status.st_mtime_ns, status.st_ctime_ns) - offset_ns
+    written_ns = min(stamps.modified_ns, stamps.changed_ns) - offset_ns
     return max(before_ns, written_ns, 1)
