@@ -12,12 +12,12 @@ import logging
 import os
 import stat
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import FileIdentity
+from picosnitch_exporter.sensor.examined import FAILED, Examined, Found
 from picosnitch_exporter.sensor.fanotify import ExecEvent, Fanotify
 from picosnitch_exporter.sensor.filesystems import Filesystems
 from picosnitch_exporter.sensor.procfs import Procfs, kernel_device
@@ -26,8 +26,6 @@ from picosnitch_exporter.stream import ExecutableSeen
 
 _log = logging.getLogger(__name__)
 
-_KNOWN_IDENTITIES = 65_536
-"""About 25 MB at the most; a forgotten one is only handed over again."""
 _RETRY_NS = 5_000_000_000
 _NEVER_NS = 1 << 63
 _LOOK_NS = 5_000_000_000
@@ -40,18 +38,6 @@ _PATH = (
     b"/sbin/",
     b"/bin/",
 )
-
-
-@dataclass(slots=True, kw_only=True)
-class _Known:
-    """What was handed over last for an identity."""
-
-    stamps: tuple[int, int, int]
-    """Size, mtime, ctime; all -1 for a failure."""
-    retry_ns: int
-    """CLOCK_BOOTTIME from which on a failure is tried again; 0 after a success."""
-    look_ns: int = 0
-    """CLOCK_BOOTTIME from which on it is looked whether the file has gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +63,7 @@ class ExecWatch:
         self._filesystems = filesystems
         self._procfs = procfs
         self._lost = lost
-        self._known: OrderedDict[FileIdentity, _Known] = OrderedDict()
+        self._examined = Examined()
         self._read_ns = 0
 
     def fileno(self) -> int:
@@ -140,10 +126,10 @@ class ExecWatch:
         Where that process has ended, the file is looked for by `names`, and is the one if it has
         not been changed since `changed_ns`, its change time when it was executed.
         """
-        known = self._known.get(identity)
-        if known is not None and not known.retry_ns:
-            return self._find_gone(known, identity, tgid)
-        if known is not None and _boot_ns() < known.retry_ns:
+        found = self._examined.get(identity)
+        if found is not None and not found.retry_ns:
+            return self._find_gone(found, identity, tgid)
+        if found is not None and _boot_ns() < found.retry_ns:
             return None
         if identity.inode == 0:
             return None
@@ -155,12 +141,12 @@ class ExecWatch:
                 return self._examine(descriptor, tgid, 0, identity=identity)
         return opened
 
-    def _find_gone(self, known: _Known, identity: FileIdentity, tgid: int) -> Opened | None:
+    def _find_gone(self, found: Found, identity: FileIdentity, tgid: int) -> Opened | None:
         """Opens once more what was deleted since: that it was has changed its change time."""
         now_ns = _boot_ns()
-        if now_ns < known.look_ns:
+        if now_ns < found.look_ns:
             return None
-        known.look_ns = now_ns + _LOOK_NS
+        self._examined.put(identity, found._replace(look_ns=now_ns + _LOOK_NS))
         if not self._procfs.is_executable_gone(tgid):
             return None
         try:
@@ -208,7 +194,7 @@ class ExecWatch:
 
     def _failed(self, identity: FileIdentity, tgid: int, reason: str) -> Opened:
         now_ns = _boot_ns()
-        self._remember(identity, _Known(stamps=(-1, -1, -1), retry_ns=now_ns + _RETRY_NS))
+        self._examined.put(identity, Found(stamps=FAILED, retry_ns=now_ns + _RETRY_NS))
         path = self._procfs.executable_path(tgid) if reason != "gone" else None
         frame = ExecutableSeen(
             identity=identity,
@@ -243,16 +229,16 @@ class ExecWatch:
             self._lost("exec_event", _reason(error))
             return None
         stamps = stamps_of(status)
-        known = self._known.get(identity)
-        if known is not None and known.stamps == stamps:
-            self._known.move_to_end(identity)
+        before = self._examined.get(identity)
+        if before is not None and before.stamps == stamps:
+            self._examined.put(identity, before)
             os.close(descriptor)
             return None
-        is_new = known is None or known.retry_ns != 0
+        is_new = before is None or before.retry_ns != 0
         links = min(status.st_nlink, 0xFFFF) or int(self._procfs.has_file(tgid, path))
         # What has gone does not come back: it is looked at no more.
         look_ns = _boot_ns() + _LOOK_NS if links else _NEVER_NS
-        self._remember(identity, _Known(stamps=stamps, retry_ns=0, look_ns=look_ns))
+        self._examined.put(identity, Found(stamps=stamps, look_ns=look_ns))
         frame = ExecutableSeen(
             identity=identity,
             tgid=tgid,
@@ -294,12 +280,6 @@ class ExecWatch:
             if real_inode is not None:
                 inode = real_inode
         return inode, device, self._fanotify.generation_of(descriptor)
-
-    def _remember(self, identity: FileIdentity, known: _Known) -> None:
-        self._known[identity] = known
-        self._known.move_to_end(identity)
-        if len(self._known) > _KNOWN_IDENTITIES:
-            self._known.popitem(last=False)
 
 
 def _candidates(names: Iterable[bytes]) -> Iterator[bytes]:
