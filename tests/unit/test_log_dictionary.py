@@ -68,6 +68,13 @@ def test_database_is_asked_when_an_entry_was_not_in_use_for_long(books: Books) -
     assert all(statement.startswith("SELECT") for statement in books.statements)
 
 
+def test_little_is_remembered_when_one_transaction_has_much(books: Books) -> None:
+    books.dictionary.begin(DAY)
+    known = [books.dictionary.source(talking(number)) for number in range(9)]
+    assert all(len(cache) + len(cache._before) <= 6 for cache in books.dictionary._caches)
+    assert [books.dictionary.source(talking(number)) for number in range(9)] == known
+
+
 def test_nothing_is_forgotten_when_there_is_little(books: Books) -> None:
     books.dictionary.begin(DAY)
     books.look_up(row())

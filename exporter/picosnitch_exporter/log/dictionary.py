@@ -18,10 +18,11 @@ from picosnitch_exporter.log.schema import (
 )
 from picosnitch_exporter.model import Executable, LogRow, Program
 
-MANY_PROGRAMS: Final = 1_024
-"""Executables, programs and sources that are remembered from one transaction to the next, some
-0.5 MB: those that talk in each window are found, and those that ended at once are let go of."""
-MANY_WORDS: Final = 16_384
+MANY_PROGRAMS: Final = 512
+"""Executables, programs and sources that are remembered from one transaction to the next, and twice
+as many within one, 0.5 MB: those that talk in each window are found, and those that ended at once
+are let go of."""
+MANY_WORDS: Final = 8_192
 """The same of addresses and domains, some 2 MB each."""
 WORD_CHARACTERS: Final = 255
 
@@ -33,7 +34,8 @@ _Value = TypeVar("_Value")
 class _Cache(dict[_Key, _Value]):
     """What was asked for lately: where it is much, only in this transaction and the one before.
 
-    A `dict`, as one that has an entry answers without a call in Python: a row asks four of them.
+    And of those the last `many` at least, twice as many at the most. A `dict`, as one that has an
+    entry answers without a call in Python: a row asks four of them.
     """
 
     def __init__(self, find: Callable[[_Key], _Value], *, many: int) -> None:
@@ -41,17 +43,26 @@ class _Cache(dict[_Key, _Value]):
         self._find = find
         self._many = many
         self._before: dict[_Key, _Value] = {}
+        self._has_aged = False
+        """In this transaction."""
 
     def __missing__(self, key: _Key) -> _Value:
         value = self._before.pop(key) if key in self._before else self._find(key)
+        if len(self) >= self._many:
+            self._age()
         self[key] = value
         return value
 
     def turn(self) -> None:
         """Another transaction begins."""
-        if len(self) + len(self._before) > self._many:
-            self._before = dict(self)
-            self.clear()
+        if len(self) + len(self._before) > self._many and not self._has_aged:
+            self._age()
+        self._has_aged = False
+
+    def _age(self) -> None:
+        self._before = dict(self)
+        self.clear()
+        self._has_aged = True
 
     def forget(self) -> None:
         """Nothing is known any more."""
