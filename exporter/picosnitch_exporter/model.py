@@ -4,6 +4,7 @@ Nothing here does I/O, reads a clock, or knows how anything is encoded.
 """
 
 from array import array  # noqa: TC003 - the annotations stay readable at run time
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, NewType
@@ -289,7 +290,7 @@ class Commit:
     """What becomes durable in one transaction, or not at all."""
 
     rows: tuple[LogRow, ...]
-    totals: tuple[CounterTotal, ...]
+    totals: Collection[CounterTotal]
     """Those that have changed since the previous commit."""
     executables: tuple[KnownExecutable, ...]
     files: tuple[KnownFile, ...]

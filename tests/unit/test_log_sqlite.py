@@ -166,7 +166,7 @@ def test_everything_is_back_when_loaded_again(opened: Callable[..., Database]) -
     database.close()
     again = opened()
     expected = Persisted(
-        totals=saved.totals,
+        totals=tuple(saved.totals),
         executables=saved.executables,
         files=saved.files,
         journal_segment=7,

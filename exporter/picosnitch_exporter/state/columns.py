@@ -3,8 +3,9 @@
 from array import array
 from dataclasses import dataclass
 
-from picosnitch_exporter.model import CounterColumn, CounterTotal, SeriesLabels
+from picosnitch_exporter.model import CounterColumn, SeriesLabels
 from picosnitch_exporter.state.cardinality import Subject
+from picosnitch_exporter.state.totals import Totals
 
 _MASK = (1 << 64) - 1
 
@@ -131,22 +132,18 @@ class Columns:
             for frozen, values in zip(self._frozen, self._values, strict=True)
         )
 
-    def take_changed(self) -> list[CounterTotal]:
-        """The totals of the series that have changed since the last call."""
-        totals = []
+    def take_changed(self, totals: Totals) -> None:
+        """Adds the totals of the series that have changed since the last call."""
         for series in self._changed:
             series.is_changed = False
             if series.slot < 0:
                 continue
             created_seconds = self._created[series.slot]
             for metric, values in zip(self._metrics, self._values, strict=True):
-                totals.append(
-                    CounterTotal(
-                        metric=metric,
-                        labels=series.labels,
-                        value=values[series.slot],
-                        created_seconds=created_seconds,
-                    ),
+                totals.add(
+                    metric,
+                    series.labels,
+                    value=values[series.slot],
+                    created_seconds=created_seconds,
                 )
         self._changed.clear()
-        return totals

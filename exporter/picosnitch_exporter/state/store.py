@@ -20,6 +20,7 @@ from picosnitch_exporter.model import (
 from picosnitch_exporter.state.cardinality import OTHERS, Cardinality, Counts, Subject
 from picosnitch_exporter.state.columns import Columns, Entry, Series
 from picosnitch_exporter.state.facts import Facts
+from picosnitch_exporter.state.totals import Totals
 
 _TRANSMIT, _RECEIVE = 0, 1
 
@@ -197,21 +198,20 @@ class Store:
             executables=facts,
         )
 
-    def changed_totals(self) -> tuple[CounterTotal, ...]:
+    def changed_totals(self) -> Totals:
         """The totals that have changed since the last call.
 
         A series that was dropped comes with `created_seconds` 0: it is to be forgotten.
         """
+        totals = Totals()
         with self._lock:
-            totals = [
-                CounterTotal(metric=metric, labels=labels, value=0, created_seconds=0.0)
-                for (metric, labels), columns in self._dropped.items()
-                if columns.find(labels) is None
-            ]
+            for (metric, labels), columns in self._dropped.items():
+                if columns.find(labels) is None:
+                    totals.add(metric, labels, value=0, created_seconds=0.0)
             self._dropped.clear()
             for columns in (self._traffic, self._connections, self._failures):
-                totals += columns.take_changed()
-        return tuple(totals)
+                columns.take_changed(totals)
+        return totals
 
     def changed_executables(self) -> tuple[KnownExecutable, ...]:
         """The executables that were seen since the last call, also those without series."""
