@@ -218,7 +218,10 @@ class Registry:
             if spare is not None:
                 self._release(spare, outcome.sha256)
             version = self._tickets.pop(outcome.ticket, None)
-            if version is None or version.state is VersionState.HASHED:
+            if version is None:
+                continue
+            version.ticket = 0
+            if version.state is VersionState.HASHED:
                 continue
             if not outcome.sha256:
                 self._settle(version, reason=outcome.reason)

@@ -57,7 +57,8 @@ class Connection:
     send_bytes: int = 0
     receive_bytes: int = 0
     events: int = 0
-    last_bytes: tuple[int, int] = (0, 0)
+    last_send_bytes: int = 0
+    last_receive_bytes: int = 0
     is_open: bool = False
     """It has a row in the open window."""
     is_remembered: bool = True
@@ -179,7 +180,8 @@ class Windows:
         rows += [_execution_row(key, count, now) for key, count in executions.items()]
         self._forget_idle(remembers=len(opened) <= MAX_REMEMBERED)
         for connection in opened:
-            connection.last_bytes = (connection.send_bytes, connection.receive_bytes)
+            connection.last_send_bytes = connection.send_bytes
+            connection.last_receive_bytes = connection.receive_bytes
             connection.send_bytes = connection.receive_bytes = connection.events = 0
             connection.is_open = False
         if self._ignore.is_empty:
@@ -202,7 +204,7 @@ class Windows:
             flow = connection.flow
             if (flow.program.sha256, flow.program.exe) != (executable.sha256, executable.exe):
                 continue
-            last_bytes = connection.last_bytes
+            last_bytes = (connection.last_send_bytes, connection.last_receive_bytes)
             open_bytes = (connection.send_bytes, connection.receive_bytes)
             row = replace(
                 self._connection_row(connection, now),

@@ -52,8 +52,11 @@ def version_of(process: Process, registry: Registry) -> Version:
         if version is not process.version:
             process.version = version
             process.program = None
+            # One of two equal values is enough.
             if process.executable == version.identity:
-                process.executable = version.identity  # one of two equal ones is enough
+                process.executable = version.identity
+            if process.changed_ns == version.changed_ns:
+                process.changed_ns = version.changed_ns
     return version
 
 
