@@ -228,6 +228,23 @@ def test_hash_is_known_when_the_filesystem_was_mounted_after_the_start(
         run("umount", "--lazy", str(mounted))
 
 
+def test_hash_is_known_when_the_filesystem_is_mounted_at_a_name_with_ends_of_lines(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path
+) -> None:
+    """Its programs are gone before anybody could look: only fanotify's events have them."""
+    mounted = tmp_path / "a\rb\x0bc\u2028d"
+    mounted.mkdir()
+    run("mount", "-t", "tmpfs", "none", str(mounted))
+    try:
+        programs = [shared_generator.copy("vanishes", folder=mounted) for _ in range(20)]
+        with sink(shared_generator) as port:
+            for program in programs:
+                run(str(program.path), "oneshot", f"port={port}", "bytes=5", "unlink=1")
+        exporter.await_accounts({program.sha256: sent(5) for program in programs})
+    finally:
+        run("umount", "--lazy", str(mounted))
+
+
 def test_hash_is_known_when_a_filesystem_gets_the_device_number_of_one_that_has_gone(
     exporter: Exporter, shared_generator: Generator, tmp_path: Path
 ) -> None:

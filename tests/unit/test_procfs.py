@@ -5,7 +5,7 @@ import pytest
 
 from picosnitch_exporter.sensor.procfs import Procfs, kernel_device, parse_mountinfo
 
-MOUNTINFO = """\
+MOUNTINFO = b"""\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 22 0:26 /snap\\040shot /mnt/with\\040blank rw - btrfs /dev/vdb rw,subvol=/snap
 31 22 0:27 / /overlay rw master:4 propagate_from:2 - overlay overlay rw
@@ -24,7 +24,7 @@ def proc(tmp_path: Path) -> Procfs:
     after_name = ["S", "1", *["0"] * 17, "1234", *["0"] * 30]
     (folder / "stat").write_bytes(b"7 (a) b (c) " + " ".join(after_name).encode())
     (folder / "cmdline").write_bytes(b"prog\0--flag\0\xff\0")
-    (folder / "mountinfo").write_text(MOUNTINFO)
+    (folder / "mountinfo").write_bytes(MOUNTINFO)
     return Procfs(tmp_path)
 
 
@@ -36,6 +36,25 @@ def test_mounts_are_read_when_fields_are_optional_escaped_or_broken() -> None:
     ] == [
         (mount.mount_id, mount.device, mount.root, mount.mount_point, mount.filesystem)
         for mount in parse_mountinfo(MOUNTINFO)
+    ]
+
+
+@pytest.mark.parametrize("name", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\\"])
+def test_mount_is_one_line_when_its_point_has_what_ends_lines_elsewhere(
+    proc: Procfs, name: str
+) -> None:
+    point = f"/mnt/a{name}b c"
+    escaped = point.replace("\\", "\\134").replace(" ", "\\040")
+    line = f"40 22 0:40 / {escaped} rw - tmpfs none rw\n"
+    (proc.root / "7/mountinfo").write_bytes(MOUNTINFO + os.fsencode(line))
+    assert [mount.mount_point for mount in proc.mounts(7)][-1] == point
+
+
+def test_cgroup_is_one_line_when_its_name_has_a_carriage_return(proc: Procfs) -> None:
+    (proc.root / "7/cgroup").write_bytes(b"4:pids:/a\r0::/kubepods/pod1\n0::/b\x85c\n")
+    assert proc.cgroups(7) == [
+        (4, ["pids"], b"/a\r0::/kubepods/pod1"),
+        (0, [""], b"/b\x85c"),
     ]
 
 

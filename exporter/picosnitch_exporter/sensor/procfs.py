@@ -1,6 +1,8 @@
 """Everything that the sensor reads from /proc.
 
-A process that has vanished is a result (None), not an error. Source: proc(5).
+A process that has vanished is a result (None), not an error. What others have named is read as
+bytes and ends at newlines: only those can't be part of it, unlike all else that ends a line of text
+in Python. Source: proc(5).
 """
 
 import contextlib
@@ -13,6 +15,7 @@ from pathlib import Path
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _CMDLINE_BYTES = 64 * 1024
 _DEVICE_MINOR_BITS = 20
+_ESCAPED = re.compile(r"\\([0-3][0-7]{2})")
 
 PSEUDO_FILESYSTEMS = frozenset(
     {
@@ -60,20 +63,13 @@ def kernel_device(major: int, minor: int) -> int:
 
 def _unescape(field: str) -> str:
     """Undoes mountinfo's octal escapes of blanks, newlines and backslashes."""
-    if "\\" not in field:
-        return field
-    parts = field.split("\\")
-    text = [parts[0]]
-    for part in parts[1:]:
-        octal = part[:3]
-        text.append(chr(int(octal, 8)) + part[3:] if octal.isdigit() else "\\" + part)
-    return "".join(text)
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), field)
 
 
-def parse_mountinfo(text: str) -> list[Mount]:
+def parse_mountinfo(text: bytes) -> list[Mount]:
     """Lines that can't be read are left out."""
     found = []
-    for line in text.splitlines():
+    for line in os.fsdecode(text).split("\n"):
         fields = line.split(" ")
         with contextlib.suppress(ValueError, IndexError):
             separator = fields.index("-", 6)
@@ -120,7 +116,7 @@ class Procfs:
     def mounts(self, pid: int | str = "self") -> list[Mount]:
         """The mounts that a process sees; none if it has vanished."""
         try:
-            text = (self.root / str(pid) / "mountinfo").read_text("utf-8", "surrogateescape")
+            text = (self.root / str(pid) / "mountinfo").read_bytes()
         except OSError:
             return []
         return parse_mountinfo(text)
@@ -145,7 +141,7 @@ class Procfs:
             text = (self.root / str(pid) / "cgroup").read_bytes()
         except OSError:
             return []
-        lines = [line.split(b":", 2) for line in text.splitlines()]
+        lines = [line.split(b":", 2) for line in text.split(b"\n")]
         return [
             (int(line[0]), os.fsdecode(line[1]).split(","), line[2])
             for line in lines
