@@ -41,7 +41,7 @@ class Headers(Secret):
 
 
 def parse_headers(text: str) -> Pairs:
-    """(name in lower case, value) of each; the message of a ValueError repeats no value."""
+    """(name in lower case, value) of each; the message of a ValueError repeats nothing of it."""
     pairs: dict[str, str] = {}
     for item in _SEPARATOR.split(text):
         if not item.strip():
@@ -54,9 +54,10 @@ def parse_headers(text: str) -> Pairs:
 
 
 def _checked(pairs: dict[str, str]) -> Pairs:
-    for name, value in pairs.items():
+    for number, (name, value) in enumerate(pairs.items(), 1):
         if not _NAME.fullmatch(name.lower()):
-            raise ValueError(f"{name!r:.60} is not the name of a header")
+            # Not which: with a colon in place of '=' the secret is a part of it.
+            raise ValueError(f"header {number} has no valid name")
         if not _VALUE.fullmatch(value):
-            raise ValueError(f"the value of {name!r:.60} must be printable ASCII")
+            raise ValueError(f"the value of {name!r} must be printable ASCII")
     return tuple((name.lower(), value) for name, value in pairs.items())
