@@ -393,7 +393,7 @@ TOP_CLIENTS_REFUSED = _own(
     "top_clients_refused_total",
     "Clients of the socket that `top` reads that were turned away, by reason.",
     labels=("reason",),
-    presets=(("not_allowed",), ("full",)),
+    presets=(("not_allowed",), ("full",), ("exhausted",)),
 )
 PROCESS_RESIDENT_MEMORY_BYTES = _own(
     "process_resident_memory_bytes",

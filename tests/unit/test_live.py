@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -156,7 +157,7 @@ def test_client_is_refused_and_counted_when_there_are_enough(tmp_path: Path) -> 
         clients[-1].ask({"show": "executables"})
         with pytest.raises(PicosnitchError, match="4 others are watching already"):
             clients[-1].wait(10)
-    assert refused(health) == {("not_allowed",): 0, ("full",): 1}
+    assert refused(health) == {("not_allowed",): 0, ("full",): 1, ("exhausted",): 0}
 
 
 def test_client_is_refused_and_counted_when_it_may_not_ask(
@@ -170,7 +171,26 @@ def test_client_is_refused_and_counted_when_it_may_not_ask(
         pytest.raises(PicosnitchError, match="may ask"),
     ):
         ask(client, {"show": "executables"})
-    assert refused(health) == {("not_allowed",): 1, ("full",): 0}
+    assert refused(health) == {("not_allowed",): 1, ("full",): 0, ("exhausted",): 0}
+
+
+def test_client_waits_and_is_counted_when_no_descriptor_is_left(tmp_path: Path) -> None:
+    health = Health()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with running(tmp_path, Windows(), health=health):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with client, client.makefile("rb") as answers:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+            try:
+                client.connect(str(tmp_path / live.SOCKET_NAME))
+                deadline = time.monotonic() + 10
+                while not refused(health)["exhausted",]:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            client.sendall(b'{"show": "executables"}\n')
+            assert b"error" not in answers.readline()
 
 
 def test_place_is_free_again_when_a_client_has_gone(tmp_path: Path) -> None:

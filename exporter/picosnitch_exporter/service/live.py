@@ -37,6 +37,10 @@ _IDLE_SECONDS = 60.0
 _ANSWER_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0
 _REFUSAL_SECONDS = 0.5
+_BACK_OFF_SECONDS = 0.1
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PASSING = frozenset({errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
+"""accept(2): errors of the client that was to be accepted."""
 _SO_PEERGROUPS = 59
 _MAX_GROUPS = 256  # of a client: what Python's getsockopt takes
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -160,11 +164,22 @@ class LiveServer:
     def _accept_all(self) -> None:
         try:
             while True:
-                client, _address = self._listener.accept()
-                self._admit(client)
+                self._accept()
         except BaseException as error:  # noqa: BLE001  (handed on: it has to end the process)
             if not self._closing.is_set():
                 self._failed(error)
+
+    def _accept(self) -> None:
+        try:
+            client, _address = self._listener.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._health.count(catalog.TOP_CLIENTS_REFUSED, ("exhausted",))
+                self._closing.wait(_BACK_OFF_SECONDS)
+            elif error.errno not in _PASSING:
+                raise
+            return
+        self._admit(client)
 
     def _admit(self, client: socket.socket) -> None:
         client.settimeout(_IDLE_SECONDS)
@@ -180,7 +195,11 @@ class LiveServer:
                 client, "full", f"{MAX_CLIENTS} others are watching already: try again later"
             )
             return
-        threading.Thread(target=self._serve, args=(client,), name="live", daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=(client,), name="live", daemon=True).start()
+        except RuntimeError:  # no room for another thread
+            self._forget(client)
+            self._refuse(client, "exhausted", "the exporter has no thread left: try again later")
 
     def _refuse(self, client: socket.socket, reason: str, message: str) -> None:
         self._health.count(catalog.TOP_CLIENTS_REFUSED, (reason,))
@@ -198,8 +217,11 @@ class LiveServer:
         except OSError:
             pass  # it has gone, or asks for nothing any more
         finally:
-            with self._lock:
-                self._clients.discard(client)
+            self._forget(client)
+
+    def _forget(self, client: socket.socket) -> None:
+        with self._lock:
+            self._clients.discard(client)
 
     def _respond(self, request: bytes) -> dict[str, object]:
         try:
