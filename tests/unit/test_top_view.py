@@ -181,6 +181,15 @@ def test_screen_is_never_exceeded_whatever_its_size(
         assert not any(unicodedata.category(character) == "Cc" for character in text)
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("cut", "cut_text"), [(Cut.START, "~\u65e5\u65e5"), (Cut.END, "\u65e5\u65e5~")]
+)
+def test_text_is_cut_in_a_moment_when_it_is_long(cut: Cut, cut_text: str) -> None:
+    """With time that grows by the square, this would take hours."""
+    assert fit("\u65e5" * 1_000_000, 5, cut=cut) == cut_text
+
+
 @given(st.text(), st.integers(0, 40), st.sampled_from(Cut))
 def test_text_fits_exactly(text: str, width: int, cut: Cut) -> None:
     assert cells(fit(text, width, cut=cut)) == width

@@ -114,11 +114,14 @@ def _cells_of(character: str) -> int:
 def _shorten(text: str, width: int, cut: Cut) -> str:
     if width <= 1:
         return "~"[:width]
-    characters = list(text)
-    while characters and sum(map(_cells_of, characters)) > width - 1:
-        characters.pop(0 if cut is Cut.START else -1)
-    rest = "".join(characters)
-    return f"~{rest}" if cut is Cut.START else f"{rest}~"
+    left = width - 1
+    kept = 0
+    for character in reversed(text) if cut is Cut.START else text:
+        left -= _cells_of(character)
+        if left < 0:
+            break
+        kept += 1
+    return f"~{text[len(text) - kept :]}" if cut is Cut.START else f"{text[:kept]}~"
 
 
 def amount(value: float) -> str:
