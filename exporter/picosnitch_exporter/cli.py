@@ -5,6 +5,7 @@ Whatever a command needs is imported when it runs, so that `--help` and `version
 
 import argparse
 import difflib
+import io
 import os
 import platform
 import sys
@@ -82,6 +83,9 @@ def main(argv: Sequence[str] | None = None, *, start: Start | None = None) -> in
     daemon, in this process where none is given.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have is shown as an escape.
+        sys.stdout.reconfigure(errors="backslashreplace")
     return outcome.of(lambda: _main(arguments, start or _start))
 
 

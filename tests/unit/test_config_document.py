@@ -76,6 +76,8 @@ def test_values_know_the_lines_of_their_keys() -> None:
         ("a: 1\n---\nb: 2\n", "c.yaml:2: a second document starts here"),
         ("{[a]: 1}\n", "c.yaml:1: a key must be text"),
         ("a: 0b_\n", "c.yaml:1: '0b_' is not a number: put it in quotes"),
+        ("a: 1" + ":0" * 200 + ".0\n", "c.yaml:1: '1:0:0"),
+        ("a: 0x" + "f" * 5000 + "\n", "c.yaml:1: '0xffff"),
         ("a: 1\nb: [1\n", "c.yaml:3: not valid YAML: "),
         ("a: 1\n\tb: 2\n", "c.yaml:2: not valid YAML: "),
         ("a: 1\nb: '\x07'\n", "c.yaml:2: the character U+0007 is not allowed here"),

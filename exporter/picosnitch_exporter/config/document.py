@@ -29,6 +29,9 @@ Plain = str | int | float | bool | list["Plain"] | dict[str, "Plain"] | None
 MAX_DEPTH = 16
 """Four levels are in use; the bound keeps recursion away from the interpreter's."""
 
+_MAX_BITS = 64
+"""Of a number: no setting takes more."""
+
 # YAML allows these, and nothing else that does not print.
 _NOT_ALLOWED = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _JSON_START = re.compile(r"(?:\s|#[^\n]*\n)*\{")
@@ -150,16 +153,23 @@ class _Reader:
                 case "bool":
                     return bool(self._constructor.construct_yaml_bool(node))
                 case "int":
-                    return int(self._constructor.construct_yaml_int(node))
+                    return _bounded(int(self._constructor.construct_yaml_int(node)))
                 case "float":
                     return float(self._constructor.construct_yaml_float(node))
                 case _:  # dates too: no setting is one
                     return text
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise self._error(event, f"{text[:40]!r} is not a number: put it in quotes") from error
 
     def _error(self, event: yaml.Event, problem: str) -> ConfigurationError:
         return ConfigurationError(f"{self._source}:{_line(event)}: {problem}")
+
+
+def _bounded(number: int) -> int:
+    # One of thousands of hexadecimal digits is read, and then can't be printed.
+    if number.bit_length() > _MAX_BITS:
+        raise OverflowError(number.bit_length())
+    return number
 
 
 def _line(event: yaml.Event) -> int:

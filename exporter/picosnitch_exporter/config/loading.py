@@ -77,13 +77,21 @@ def load(
     for name, value in overrides.items():
         key = BY_NAME[name]
         flag = key.flag or name
-        given[name] = _Given(key=key, written=flag, where="", value=value, base=Path.cwd())
+        base = _working_folder()
+        given[name] = _Given(key=key, written=flag, where="", value=value, base=base)
     settings = Settings()
     for item in given.values():
         settings = _replaced(settings, item.key.path, _parsed(item))
     settings = _with_credentials(settings, environment)
     settings = _with_secrets(settings, given)
     return Loaded(settings=settings, source=path, notices=tuple(notices))
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigurationError("the working directory is gone: change to another one") from error
 
 
 def _read_file(path: Path, notices: list[str]) -> dict[str, _Given]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from picosnitch_exporter.errors import UsageError
 from picosnitch_exporter.log.reader import BYTES, GROUPS, SUMS, LogReader, Result
+from picosnitch_exporter.log.schema import MAX_INTEGER, storable
 from picosnitch_exporter.log.selection import Selection
 from picosnitch_exporter.log.text import clean
 from picosnitch_exporter.settings import Settings
@@ -124,8 +125,8 @@ def run(
     """
     output = output or sys.stdout
     selection = _selection(arguments, now())
-    if arguments.limit < 0:
-        raise UsageError("--limit: must be 0 or more")
+    if not 0 <= arguments.limit <= MAX_INTEGER:
+        raise UsageError(f"--limit: must be from 0 to {MAX_INTEGER}")
     limit = arguments.limit or -1
     progress = _Progress(sys.stderr)
     path = settings.storage.path / "snitch.db"
@@ -158,13 +159,13 @@ def _selection(arguments: argparse.Namespace, now: float) -> Selection:
     return Selection(
         since=since,
         until=until,
-        executable=arguments.exe,
+        executable=storable(arguments.exe),
         sha256=arguments.sha256,
-        domain=arguments.domain,
+        domain=storable(arguments.domain),
         address=arguments.address,
         port=arguments.port,
         uid=None if arguments.user is None else _uid(arguments.user),
-        container=arguments.container,
+        container=storable(arguments.container),
     )
 
 
@@ -246,7 +247,10 @@ def _peer(row: "dict[str, Cell]") -> str:
 
 def _time_text(text: str) -> str:
     seconds = float(text)
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+    except (ValueError, OverflowError, OSError):  # of a clock that no calendar has
+        return text
 
 
 def _bytes_text(text: str) -> str:
