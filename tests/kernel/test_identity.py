@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,31 @@ def test_hash_is_known_when_the_file_says_it_was_written_when_no_clock_has_been(
         shoot(program, port, 100)
 
     exporter.await_accounts({program.sha256: sent(100)})
+
+
+@pytest.mark.parametrize("name", ["kernel", "deep"])
+def test_hash_is_known_when_the_path_is_longer_than_any_system_call_takes(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path, name: str
+) -> None:
+    program = shared_generator.copy("long")
+    with ExitStack() as opened:
+        folder = os.open(tmp_path, os.O_PATH)
+        opened.callback(os.close, folder)
+        for _ in range(17):
+            os.mkdir("d" * 250, dir_fd=folder)
+            folder = os.open("d" * 250, os.O_PATH, dir_fd=folder)
+            opened.callback(os.close, folder)
+        program.path.chmod(0o755)
+        os.link(program.path, name, dst_dir_fd=folder)
+        with sink(shared_generator) as port:
+            subprocess.run(
+                [f"./{name}", "oneshot", f"port={port}", "bytes=9"],
+                check=True,
+                cwd=f"/proc/self/fd/{folder}",
+                pass_fds=(folder,),
+            )
+        scrape = exporter.await_accounts({program.sha256: sent(9)})
+    assert scrape.paths(program.sha256) == {"[unknown]" if name == "kernel" else "[deep]"}
 
 
 def test_one_hash_has_all_bytes_when_a_file_has_two_names(

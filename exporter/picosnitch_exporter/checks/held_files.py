@@ -1,6 +1,5 @@
 """Descriptors of executables that may have to be uploaded: kept open within bounds."""
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from picosnitch_exporter import descriptors
 from picosnitch_exporter.model import Sha256
 
 CAPACITY: Final = 256
@@ -52,7 +52,7 @@ class HeldFiles:
         """Takes over the descriptor of a file with this content."""
         with self._lock:
             if sha256 in self._held or not self._is_open_question(sha256):
-                os.close(descriptor)
+                descriptors.close(descriptor)
                 return
             self._expire()
             if len(self._held) >= self._capacity:
@@ -78,7 +78,7 @@ class HeldFiles:
         """Closes what is no longer needed."""
         descriptor = self.take(sha256)
         if descriptor is not None:
-            os.close(descriptor)
+            descriptors.close(descriptor)
 
     def tick(self) -> None:
         """Closes what was kept for too long."""
@@ -89,7 +89,7 @@ class HeldFiles:
         """Closes all of them."""
         with self._lock:
             for held in self._held.values():
-                os.close(held.descriptor)
+                descriptors.close(held.descriptor)
             self._held.clear()
 
     def _expire(self) -> None:
@@ -100,9 +100,9 @@ class HeldFiles:
             if held.deadline > now:
                 return
             del self._held[sha256]
-            os.close(held.descriptor)
+            descriptors.close(held.descriptor)
 
     def _evict(self) -> None:
         unwanted = (sha256 for sha256, held in self._held.items() if not held.is_wanted)
         sha256 = next(unwanted, None) or next(iter(self._held))
-        os.close(self._held.pop(sha256).descriptor)
+        descriptors.close(self._held.pop(sha256).descriptor)

@@ -1,12 +1,12 @@
 """What is to be asked of VirusTotal next, and about what it has been asked already."""
 
 import heapq
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from picosnitch_exporter import descriptors
 from picosnitch_exporter.model import KnownVerdict, Sha256, Verdict, VirusTotalResult
 
 CAPACITY: Final = 4096
@@ -51,7 +51,7 @@ class Question:
     def close(self) -> None:
         """Closes the descriptor."""
         if self.descriptor is not None:
-            os.close(self.descriptor)
+            descriptors.close(self.descriptor)
             self.descriptor = None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
+from picosnitch_exporter import descriptors
 from picosnitch_exporter.errors import PicosnitchError
 from picosnitch_exporter.model import UNHASHED, Sha256
 from picosnitch_exporter.stamps import stamps_of
@@ -144,7 +145,7 @@ class Hasher:
                 self._push(job)
                 self._condition.notify()
         if is_refused:
-            os.close(descriptor)
+            descriptors.close(descriptor)
             self._report(job, sha256=UNHASHED, reason=QUEUE_FULL)
 
     def hurry(self, ticket: int, *, urgency: int) -> None:
@@ -184,7 +185,7 @@ class Hasher:
                 return
             self._is_closed = True
             for job in self._waiting.values():
-                os.close(job.descriptor)
+                descriptors.close(job.descriptor)
                 self._pending -= 1
             self._waiting.clear()
             self._small.clear()
@@ -218,7 +219,7 @@ class Hasher:
     def _put_back(self, job: _Job) -> None:
         with self._condition:
             if self._is_closed:
-                os.close(job.descriptor)
+                descriptors.close(job.descriptor)
                 self._pending -= 1
                 return
             self._waiting[job.ticket] = job
@@ -245,7 +246,7 @@ class Hasher:
         job.seconds += self._clock() - begun
         if outcome is None:
             return False
-        os.close(job.descriptor)
+        descriptors.close(job.descriptor)
         with self._condition:
             self._pending -= 1
         self._report(job, sha256=outcome[0], reason=outcome[1])

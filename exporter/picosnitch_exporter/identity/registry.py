@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
+from picosnitch_exporter import descriptors
 from picosnitch_exporter.identity.hashing import HashOutcome
 from picosnitch_exporter.identity.recent import Recent
 from picosnitch_exporter.identity.versions import Chain, Version, VersionState
@@ -305,7 +306,7 @@ class Registry:
     def _release(self, descriptor: int, sha256: Sha256) -> None:
         """Hands the descriptor to the keeper, or closes it."""
         if self._keeper is None or not sha256:
-            os.close(descriptor)
+            descriptors.close(descriptor)
         else:
             self._keeper.offer(sha256, descriptor)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from picosnitch_exporter import descriptors
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import FileIdentity
 from picosnitch_exporter.sensor.examined import FAILED, Examined, Found
@@ -153,8 +154,8 @@ class ExecWatch:
             descriptor = self._procfs.open_executable(tgid)
         except OSError:
             return None
-        if not _matches(self._identify(descriptor), identity):
-            os.close(descriptor)
+        if not self._is(descriptor, identity):
+            descriptors.close(descriptor)
             return None
         return self._examine(descriptor, tgid, 0, identity=identity)
 
@@ -169,10 +170,10 @@ class ExecWatch:
                     status = os.fstat(handle)
                     is_unchanged = stamps_of(status).changed_ns == changed_ns
                     is_it = stat.S_ISREG(status.st_mode) and is_unchanged
-                    if is_it and _matches(self._identify(handle), wanted):
+                    if is_it and self._is(handle, wanted):
                         return self._procfs.reopen(handle)
                 finally:
-                    os.close(handle)
+                    descriptors.close(handle)
         return None
 
     def _open_process(self, pid: int, wanted: FileIdentity | None) -> Opened | None:
@@ -186,9 +187,8 @@ class ExecWatch:
                 # Which says nothing about the file. The next record asks again.
                 return None
             return self._failed(wanted, pid, reason)
-        found = self._identify(descriptor)
-        if wanted is not None and not _matches(found, wanted):
-            os.close(descriptor)
+        if wanted is not None and not self._is(descriptor, wanted):
+            descriptors.close(descriptor)
             return self._failed(wanted, pid, "gone")
         return self._examine(descriptor, pid, 0, identity=wanted)
 
@@ -225,14 +225,14 @@ class ExecWatch:
             status = os.fstat(descriptor)
             path = self._path(descriptor, tgid)
         except OSError as error:
-            os.close(descriptor)
+            descriptors.close(descriptor)
             self._lost("exec_event", _reason(error))
             return None
         stamps = stamps_of(status)
         before = self._examined.get(identity)
         if before is not None and before.stamps == stamps:
             self._examined.put(identity, before)
-            os.close(descriptor)
+            descriptors.close(descriptor)
             return None
         is_new = before is None or before.retry_ns != 0
         links = min(status.st_nlink, 0xFFFF) or int(self._procfs.has_file(tgid, path))
@@ -253,9 +253,12 @@ class ExecWatch:
         return Opened(frame=frame, descriptor=descriptor)
 
     def _path(self, descriptor: int, tgid: int) -> bytes:
-        """As the host sees it; in another mount namespace as that one does."""
+        """As the host sees it; in another mount namespace as that one does; empty if too long."""
         own = self._procfs.executable_path(tgid)
-        path = self._procfs.path_of(descriptor)
+        try:
+            path = self._procfs.path_of(descriptor)
+        except OSError:  # of 4,096 bytes and more, which no system call takes or gives
+            return b""
         if own is None:
             return path
         own = own.removesuffix(b" (deleted)")
@@ -263,6 +266,16 @@ class ExecWatch:
         # where it names the same file: as the end of the path seen from here, or from a root of
         # its own.
         return own if own != path and path.endswith(own) else path
+
+    def _is(self, descriptor: int, wanted: FileIdentity) -> bool:
+        """Whether it is this file; not where a file server tells nothing of it."""
+        try:
+            inode, device, generation = self._identify(descriptor)
+        except OSError:
+            return False
+        if inode != wanted.inode or device != wanted.device:
+            return False
+        return generation is None or generation == wanted.generation
 
     def _identify(self, descriptor: int) -> tuple[int, int, int | None]:
         """(inode, device, generation) as the kernel has them; None where that can't be read."""
@@ -290,13 +303,6 @@ def _candidates(names: Iterable[bytes]) -> Iterator[bytes]:
         elif name and b"/" not in name:
             for folder in _PATH:
                 yield folder + name
-
-
-def _matches(found: tuple[int, int, int | None], wanted: FileIdentity) -> bool:
-    inode, device, generation = found
-    if inode != wanted.inode or device != wanted.device:
-        return False
-    return generation is None or generation == wanted.generation
 
 
 def _reason(error: OSError) -> str:

@@ -1,9 +1,9 @@
 """Frames on their way to the exporter process, with the descriptors that go along."""
 
-import os
 from collections import deque
 from typing import Final
 
+from picosnitch_exporter import descriptors
 from picosnitch_exporter.stream import Channel, Frame
 
 MAX_WAITING: Final = 256
@@ -52,4 +52,4 @@ class Sending:
                 return
             self._waiting.popleft()
             if descriptor is not None:
-                os.close(descriptor)
+                descriptors.close(descriptor)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from picosnitch_exporter.identity.processes import Process
-from picosnitch_exporter.identity.registry import Registry
+from picosnitch_exporter.identity.registry import KERNEL_PATH, Registry
 from picosnitch_exporter.identity.versions import Version, VersionState
 from picosnitch_exporter.model import HOST, Executable, Program, Workload
 
@@ -36,6 +36,8 @@ class HostOnly:
 def label(version: Version, *, name: str) -> Executable:
     """The labels of a version; without a path, the process's name in brackets."""
     bracketed = f"[{name}]" if name else UNKNOWN_PATH
+    if bracketed == KERNEL_PATH:
+        bracketed = UNKNOWN_PATH  # which only the kernel's own traffic is called
     return Executable(sha256=version.sha256, exe=version.path or bracketed)
 
 
