@@ -572,3 +572,26 @@ def test_headers_are_joined_when_repeated() -> None:
         minor_version=0,
         headers={"accept": "a;q=1, b", "empty": ""},
     )
+
+
+def seconds_to_refuse(blanks: int) -> float:
+    """Of this thread's processor time, the least of some."""
+    head = b"GET / HTTP/1.1\r\nA:" + b" " * blanks + b"\0"
+    took = []
+    for _ in range(5):
+        started = time.thread_time()
+        with pytest.raises(RefusedError, match="malformed header"):
+            parse_head(head)
+        took.append(time.thread_time() - started)
+    return min(took)
+
+
+def test_time_grows_with_the_head_alone_when_a_header_is_blanks() -> None:
+    # In proportion it is 16 times, with each number of blanks tried 256 times.
+    assert seconds_to_refuse(16_000) < 64 * seconds_to_refuse(1_000)
+
+
+@pytest.mark.parametrize("blanks", ["", " ", "\t", " \t "])
+def test_value_is_bare_when_blanks_are_around_it(blanks: str) -> None:
+    head = f"GET / HTTP/1.0\r\na:{blanks}b \t c{blanks}\r\nempty:{blanks}"
+    assert parse_head(head.encode()).headers == {"a": "b \t c", "empty": ""}

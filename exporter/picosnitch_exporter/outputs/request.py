@@ -13,7 +13,8 @@ MAX_HEAD_BYTES = 16 * 1024
 _MAX_HEADERS = 100
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  (RFC 9110's word)
 _REQUEST_LINE = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/(\d)\.(\d)")
-_HEADER = re.compile(rf"({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+# A value begins with what is no blank: else each number of blanks before it would be tried.
+_HEADER = re.compile(rf"({_TOKEN}):[ \t]*((?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?)")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
