@@ -45,6 +45,8 @@ class Reply:
     status: int | str = 0
     headers: dict[str, str] = field(default_factory=dict)
     retry_delay_seconds: int | None = None
+    retry_info: bytes | None = None
+    """Sent as it stands, where `retry_delay_seconds` can't say it."""
     body: Message | bytes | None = None
     waits_for: threading.Event | None = None
 
@@ -207,10 +209,13 @@ def grpc_receiver(credentials: grpc.ServerCredentials | None = None) -> Iterator
                 seconds=time.monotonic(),
             )
         )
+        retry_info = reply.retry_info
         if reply.retry_delay_seconds is not None:
             info = RetryInfo()
             info.retry_delay.seconds = reply.retry_delay_seconds
-            context.set_trailing_metadata((("google.rpc.retryinfo-bin", info.SerializeToString()),))
+            retry_info = info.SerializeToString()
+        if retry_info is not None:
+            context.set_trailing_metadata((("google.rpc.retryinfo-bin", retry_info),))
         if reply.status:
             context.abort(grpc.StatusCode[str(reply.status)], "told to")
         assert not isinstance(reply.body, bytes)

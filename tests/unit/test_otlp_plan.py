@@ -304,3 +304,21 @@ def test_message_repeats_no_secret_when_it_stands_where_a_name_belongs(text: str
 def test_empty_items_are_left_out_when_headers_are_text() -> None:
     assert parse_headers(" , a=1,,b = 2 ,") == (("a", "1"), ("b", "2"))
     assert parse_headers("") == ()
+
+
+@pytest.mark.parametrize("name", ["s3cret-bin", "-bin", "s3cret!", "s3c+ret"])
+def test_header_is_refused_when_grpc_does_not_send_its_name(name: str) -> None:
+    written = replace(HERE, headers=((name, "s3cret"),))
+    variable = "OTEL_EXPORTER_OTLP_METRICS_HEADERS"
+
+    for otlp, place in ((written, "otlp.headers"), (HERE, variable)):
+        with pytest.raises(ConfigurationError, match=f"^{place}: header 1 can't go over") as error:
+            plan(replace(otlp, protocol="grpc"), {variable: f"{name}=s3cret"})
+        assert "s3c" not in str(error.value)
+    assert metrics(written).headers == ((name, "s3cret"),)
+
+
+def test_header_goes_over_grpc_when_its_name_is_one_there() -> None:
+    headers = (("x-api_key.v1", "1"), ("bin", "2"), ("x-bins", "3"))
+
+    assert metrics(replace(HERE, headers=headers, protocol="grpc")).headers == headers

@@ -13,6 +13,8 @@ from picosnitch_exporter.config.document import Plain
 from picosnitch_exporter.config.kinds import HIDDEN, Secret
 
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
+# https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md: values of `-bin` are bytes.
+_GRPC_NAME = re.compile(r"[a-z0-9_.-]+(?<!-bin)")
 _VALUE = re.compile(r"[\x20-\x7e]{0,8192}")
 _SEPARATOR = re.compile(r"[,\r\n]")
 
@@ -51,6 +53,17 @@ def parse_headers(text: str) -> Pairs:
             raise ValueError("must be name=value pairs, separated by commas")
         pairs[unquote(name).strip()] = unquote(value).strip()
     return _checked(pairs)
+
+
+def check_grpc_names(pairs: Pairs) -> None:
+    """Raises ValueError for what HTTP takes as a name, but gRPC does not with a text."""
+    for number, (name, _value) in enumerate(pairs, 1):
+        if not _GRPC_NAME.fullmatch(name):
+            # Not which: without its name, a secret that ends in '=' is taken for one.
+            raise ValueError(
+                f"header {number} can't go over gRPC: a name there has a-z, 0-9, '_', '.' and '-', "
+                "and does not end in -bin"
+            )
 
 
 def _checked(pairs: dict[str, str]) -> Pairs:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picosnitch_exporter.config.addresses import check_url
-from picosnitch_exporter.config.headers import Pairs, parse_headers
+from picosnitch_exporter.config.headers import Pairs, check_grpc_names, parse_headers
 from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.settings import OtlpSettings
 
@@ -142,7 +142,7 @@ def _target(otlp: OtlpSettings, signal: str, variables: _Variables) -> OtlpTarge
     return OtlpTarget(
         url=url,
         is_grpc=is_grpc,
-        headers=_headers(otlp, signal, variables),
+        headers=_headers(otlp, signal, variables, is_grpc=is_grpc),
         timeout_seconds=_timeout(otlp, signal, variables),
         is_compressed=_compression(otlp, signal, variables) == "gzip",
         certificate=_file("certificate", otlp.certificate, signal=signal, variables=variables),
@@ -183,14 +183,16 @@ def _url(otlp: OtlpSettings, signal: str, variables: _Variables, *, is_grpc: boo
     return value.rstrip("/") + path
 
 
-def _headers(otlp: OtlpSettings, signal: str, variables: _Variables) -> Pairs:
-    if otlp.headers:
-        return otlp.headers
+def _headers(otlp: OtlpSettings, signal: str, variables: _Variables, *, is_grpc: bool) -> Pairs:
     variable, value = variables.of_signal(signal, "HEADERS")
     try:
-        return parse_headers(value)
+        pairs = otlp.headers or parse_headers(value)
+        if is_grpc:
+            check_grpc_names(pairs)
     except ValueError as error:
-        raise ConfigurationError(f"{variable}: {error}") from error
+        written = "otlp.headers" if otlp.headers else variable
+        raise ConfigurationError(f"{written}: {error}") from error
+    return pairs
 
 
 def _timeout(otlp: OtlpSettings, signal: str, variables: _Variables) -> float:

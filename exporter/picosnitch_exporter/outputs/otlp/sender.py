@@ -21,7 +21,7 @@ class OfficialExporter(Protocol[_Data_contra]):
     """What those of OpenTelemetry have in common."""
 
     def export(self, data: _Data_contra, /) -> Enum:
-        """Sends and repeats, for as long as its time-out; never raises."""
+        """Sends and repeats, for as long as its time-out; is not to raise, but does."""
 
     def shutdown(self) -> None:
         """Ends waiting for the next repetition, and connections."""
@@ -37,7 +37,13 @@ class Sender(Generic[Data]):
     def send(self, data: Data) -> Answer:
         """How it ended, after repetitions within the time-out."""
         self._watch.take()
-        result = self._exporter.export(data)
+        try:
+            result = self._exporter.export(data)
+        except Exception as error:  # noqa: BLE001 - a receiver can bring it about: it counts as one
+            # The type alone: what it says may hold a header or what the receiver likes.
+            return self._watch.take() or Answer(
+                result=Result.UNAVAILABLE, reason=type(error).__name__
+            )
         answer = self._watch.take()
         if answer is not None:
             return answer
