@@ -255,6 +255,8 @@ def test_ready_says_why_not_when_it_is_not(running: Running) -> None:
         (431, b"GET / HTTP/1.1\r\nHost: test\r\n" + b"a: b\r\n" * 101 + b"\r\n"),
         (431, b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n"),
         (431, b"a" * 10 * MAX_HEAD_BYTES),
+        (431, b"\r\n" * MAX_HEAD_BYTES),
+        (431, b"\n" * MAX_HEAD_BYTES + b"GET / HTTP/1.0\r\n\r\n"),
     ],
 )
 def test_request_is_refused_when_malformed(
@@ -562,6 +564,14 @@ def test_head_is_parsed_or_refused_when_anything_arrives(data: bytes) -> None:
         return
     with contextlib.suppress(RefusedError):
         assert parse_head(head).path
+
+
+def test_head_is_waited_for_when_few_empty_lines_come_before_it() -> None:
+    lines = b"\r\n" * (MAX_HEAD_BYTES // 2)
+    assert find_head(lines) is None
+    assert find_head(b"\r\n\nGET / HTTP/1.0\r\n\r\nrest") == b"GET / HTTP/1.0"
+    with pytest.raises(RefusedError):
+        find_head(lines + b"\n")
 
 
 def test_headers_are_joined_when_repeated() -> None:

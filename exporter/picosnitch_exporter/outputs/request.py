@@ -52,15 +52,16 @@ def find_head(received: bytes) -> bytes | None:
     RefusedError
         if the head is, or can only become, longer than `MAX_HEAD_BYTES`.
     """
-    # RFC 9112, 2.2: empty lines before the request line are ignored.
-    received = received.lstrip(b"\r\n")
-    end = _HEAD_END.search(received)
+    # RFC 9112, 2.2: empty lines before the request line are ignored. They count nevertheless: a
+    # client that sends nothing else is to be refused some time.
+    begin = len(received) - len(received.lstrip(b"\r\n"))
+    end = _HEAD_END.search(received, begin)
     if (end.start() if end else len(received)) > MAX_HEAD_BYTES:
         raise RefusedError(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
             f"request line and headers are longer than {MAX_HEAD_BYTES} bytes",
         )
-    return received[: end.start()] if end else None
+    return received[begin : end.start()] if end else None
 
 
 def parse_head(head: bytes) -> Request:
