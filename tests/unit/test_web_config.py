@@ -1,5 +1,7 @@
 import base64
+import contextlib
 import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -13,6 +15,7 @@ import bcrypt
 import pytest
 
 from picosnitch_exporter import catalog
+from picosnitch_exporter.config import files
 from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.outputs import basic_auth
 from picosnitch_exporter.outputs.basic_auth import CACHED_LOGINS, Authenticator
@@ -513,7 +516,7 @@ def test_file_is_read_once_when_it_does_not_change(
     config_file.write_text("")
     config = WebConfig(path=config_file, health=Health())
     rules = config.current()
-    monkeypatch.setattr(Path, "read_text", None)
+    monkeypatch.setattr(files, "read", None)
     assert config.current() is rules
 
 
@@ -535,8 +538,16 @@ def test_nobody_is_asked_when_there_is_no_file() -> None:
             "tls_server_config: {cert_file: x, cert: x}",
         ),
         (
-            "tls_server_config.cert_file: .*/x can't be read: No such file",
+            "tls_server_config.cert_file: .*/x: can't be read: No such file",
             "tls_server_config: {cert_file: x, key_file: x}",
+        ),
+        (
+            r"tls_server_config.cert_file: '.*/a\\x00b': is not the name of a file",
+            'tls_server_config: {cert_file: "a\\0b", key_file: x}',
+        ),
+        (
+            "tls_server_config.cert_file: /dev/null: is not a regular file",
+            "tls_server_config: {cert_file: /dev/null, key_file: x}",
         ),
         (
             "tls_server_config.cipher_suites: must be a list",
@@ -635,6 +646,71 @@ def test_file_is_refused_when_missing_or_not_text(config_file: Path) -> None:
     config_file.write_bytes(b"\xff")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
         check_web_config(config_file)
+
+
+@contextlib.contextmanager
+def fifo(path: Path) -> Iterator[None]:
+    """A FIFO whose writers have nothing to say, so that who waits for one fails and goes on."""
+    os.mkfifo(path)
+    ending = threading.Event()
+
+    def write() -> None:
+        while not ending.wait(0.1):
+            with contextlib.suppress(OSError):  # nobody reads
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        writer.join()
+
+
+def test_file_is_refused_when_it_is_no_regular_one(config_file: Path) -> None:
+    with fifo(config_file), pytest.raises(ConfigurationError, match="is not a regular file"):
+        check_web_config(config_file)
+    with pytest.raises(ConfigurationError, match="/dev/null: is not a regular file"):
+        check_web_config(Path("/dev/null"))
+    config_file.unlink()
+    config_file.write_bytes(b"#" * (files.MAX_BYTES + 1))
+    with pytest.raises(ConfigurationError, match="is larger than"):
+        check_web_config(config_file)
+
+
+@pytest.mark.parametrize("key", ["cert_file", "key_file", "client_ca_file"])
+def test_file_for_tls_is_refused_when_nobody_writes_to_it(
+    config_file: Path, certificates: Certificates, tmp_path: Path, key: str
+) -> None:
+    names = {
+        "cert_file": certificates.path("server.pem"),
+        "key_file": certificates.path("server.key"),
+        "client_ca_file": certificates.path("ca.pem"),
+        key: tmp_path / "fifo",
+    }
+    lines = [f"  {name}: {path}" for name, path in names.items()]
+    policy = "  client_auth_type: RequireAndVerifyClientCert"
+    config_file.write_text("\n".join(["tls_server_config:", *lines, policy]))
+    problem = f"{config_file}: tls_server_config.{key}: {tmp_path}/fifo: is not a regular file"
+    with fifo(tmp_path / "fifo"), pytest.raises(ConfigurationError, match=problem):
+        check_web_config(config_file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('tls_server_config: {cert_file: "a\\0b", key_file: x}', id="no name"),
+        pytest.param(f"rate_limit: {{interval: 1{':0' * 200}.0}}", id="number that overflows"),
+    ],
+)
+def test_old_rules_are_served_when_the_new_ones_are_beyond_reading(
+    servers: list[Server], config_file: Path, text: str
+) -> None:
+    server = serve(servers, config_file, f"basic_auth_users: {{alice: '{SECRET}'}}")
+    replace(config_file, text)
+    assert [server.get()[0] for _ in range(2)] == [401, 401]
+    assert server.counted(catalog.WEB_CONFIG_RELOADS) == {("success",): 0, ("failure",): 1}
 
 
 def test_notice_is_logged_when_a_key_does_nothing(

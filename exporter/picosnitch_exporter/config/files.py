@@ -36,27 +36,18 @@ def exists(path: Path) -> bool:
 
 def read(path: Path, *, max_bytes: int = MAX_BYTES) -> Content:
     """A whole file of UTF-8 text; raises ConfigurationError that names it."""
-    try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigurationError(f"{path}: is not a regular file: name one")
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(max_bytes + 1)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: can't be read: {error.strerror}") from error
-    if len(data) > max_bytes:
-        raise ConfigurationError(f"{path}: is larger than {max_bytes} bytes: not such a file")
+    data, mode = _read(path, max_bytes)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{path}:{line}: is not UTF-8: save it as UTF-8") from error
-    return Content(text=text, mode=stat.S_IMODE(status.st_mode))
+    return Content(text=text, mode=mode)
+
+
+def check(path: Path) -> None:
+    """Raises as `read` does, but for UTF-8: for a file that a library reads by its name."""
+    _read(path, MAX_BYTES)
 
 
 def read_secret(path: Path) -> str:
@@ -83,6 +74,28 @@ def refuse_readable(path: Path, mode: int, *, secrets: list[str]) -> None:
             f"{path}: holds a secret ({', '.join(secrets)}), and others can read it: "
             f"run 'chmod 600 {_quoted(path)}'"
         )
+
+
+def _read(path: Path, max_bytes: int) -> tuple[bytes, int]:
+    """(content, permission bits)."""
+    try:
+        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigurationError(f"{path}: is not a regular file: name one")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise ConfigurationError(f"{str(path)!r}: is not the name of a file: {error}") from error
+    if len(data) > max_bytes:
+        raise ConfigurationError(f"{path}: is larger than {max_bytes} bytes: not such a file")
+    return data, stat.S_IMODE(status.st_mode)
 
 
 def _quoted(path: Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from picosnitch_exporter.config import files
 from picosnitch_exporter.errors import ConfigurationError
 
 _Value = TypeVar("_Value")
@@ -178,9 +179,10 @@ def _as_path(source: Path | str, key: str) -> Iterator[str]:
     """Give a path, which is what OpenSSL takes, also for PEM text, without putting it on a disk."""
     if isinstance(source, Path):
         try:
-            source.open("rb").close()
-        except OSError as error:
-            raise _wrong(key, f"{source} can't be read: {error.strerror}") from error
+            # OpenSSL waits at a FIFO, and reads a device without end.
+            files.check(source)
+        except ConfigurationError as error:
+            raise _wrong(key, str(error)) from error
         yield str(source)
         return
     descriptor = os.memfd_create("picosnitch-pem")

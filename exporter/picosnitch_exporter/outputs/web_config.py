@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from picosnitch_exporter.config import files
 from picosnitch_exporter.config.document import Located, parse
 from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.logging_format import Event
@@ -63,13 +64,9 @@ def load(path: Path, signatures: dict[Path, Signature]) -> WebRules:
     """Read the file; `signatures` gets what was found on the disk before each file was read."""
     signatures[path] = signature_of(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: can't be read: {error.strerror}; see --web.config.file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: not UTF-8: {error}; see --web.config.file") from error
+        text = files.read(path).text
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; see --web.config.file") from error
     source = _Source(path=path)
     top = parse(text, source=str(path))
     source.only(top, _TOP, "")

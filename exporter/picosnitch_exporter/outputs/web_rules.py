@@ -31,9 +31,9 @@ class WebRules:
 
 
 def signature_of(path: Path) -> Signature:
-    """What a file looks like now."""
+    """What a file looks like now; None also for what can't be the name of one."""
     try:
         found = os.stat(path)  # noqa: PTH116  (on every connection: a third of Path.stat's time)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

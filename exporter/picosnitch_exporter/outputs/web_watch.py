@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picosnitch_exporter import catalog
-from picosnitch_exporter.errors import ConfigurationError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.outputs.web_rules import Signature, WebRules, signature_of
 from picosnitch_exporter.state.health import Health
@@ -67,7 +66,7 @@ class WebConfig:
         signatures: dict[Path, Signature] = {}
         try:
             self._rules = load(path, signatures)
-        except ConfigurationError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection is to be served
             # The files of the old rules stay watched as well. None is read again until it changes.
             signatures = {
                 **{old: signature_of(old) for old in self._signatures},
