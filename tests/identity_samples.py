@@ -37,6 +37,7 @@ class FakeHasher:
     jobs: dict[int, int] = field(default_factory=dict)
     urgencies: dict[int, int] = field(default_factory=dict)
     outcomes: list[HashOutcome] = field(default_factory=list)
+    is_crowded: bool = False
 
     def submit(
         self, descriptor: int, *, ticket: int, size_bytes: int, modified_ns: int, urgency: int
@@ -47,6 +48,9 @@ class FakeHasher:
 
     def hurry(self, ticket: int, *, urgency: int) -> None:
         self.urgencies[ticket] = urgency
+
+    def cancel(self, ticket: int) -> None:
+        os.close(self.jobs.pop(ticket))
 
     def completed(self) -> list[HashOutcome]:
         outcomes, self.outcomes = self.outcomes, []

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import select
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -228,6 +229,49 @@ def test_small_files_are_done_first_when_a_sparse_giant_is_read(
     assert set(range(100, 150)) == {outcome.ticket for outcome in outcomes}
     hasher.close()
     assert not any(is_open(descriptor) for descriptor in giants)
+
+
+def giant(folder: Path, number: int) -> Path:
+    """Sparse, of 8 EiB, which takes 200 years; it needs a tmpfs."""
+    path = folder / f"giant{number}"
+    with path.open("wb") as file:
+        file.truncate(2**63 - 4096)
+    return path
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder on a tmpfs."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_giants_leave_room_for_others_when_they_fill_the_queue(
+    memory: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(b"content")
+    with Hasher(capacity=4) as hasher:
+        for ticket in range(3):
+            submit(hasher, giant(memory, ticket), ticket)
+        assert [(one.ticket, one.reason) for one in wait(hasher, 1)] == [(2, "queue_full")]
+        assert hasher.is_crowded
+        submit(hasher, small, 9)
+        assert [(one.ticket, one.reason) for one in wait(hasher, 1)] == [(9, "")]
+
+
+def test_giant_is_let_go_of_when_it_is_cancelled(memory: Path) -> None:
+    with Hasher(capacity=4) as hasher:
+        opened = [submit(hasher, giant(memory, ticket), ticket) for ticket in range(2)]
+        hasher.cancel(0)
+        hasher.cancel(1)
+        hasher.cancel(2)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while hasher.pending and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (hasher.pending, hasher.is_crowded) == (0, False)
+        assert not any(is_open(descriptor) for descriptor in opened)
+        assert hasher.completed() == []
 
 
 def test_urgent_files_are_done_first_when_they_wait(

@@ -27,7 +27,7 @@ from tests.identity_samples import (
 class Bench:
     """A registry with a hasher that does what the test says."""
 
-    def __init__(self, max_identities: int = 100) -> None:
+    def __init__(self, max_identities: int = 100, max_path_bytes: int = 1 << 20) -> None:
         self.clock = FakeClock()
         self.wall_ns = NOW_NS
         self.hasher = FakeHasher()
@@ -36,6 +36,7 @@ class Bench:
             clock=self.clock,
             wall_clock=lambda: self.wall_ns,
             max_identities=max_identities,
+            max_path_bytes=max_path_bytes,
         )
 
     def show(self, frame: ExecutableSeen) -> Version:
@@ -393,6 +394,21 @@ def test_hash_comes_late_when_reading_had_stalled(bench: Bench) -> None:
     assert shown.state is VersionState.HASHED
 
 
+@pytest.mark.parametrize(("is_crowded", "seconds"), [(False, 1_801), (True, 1)])
+def test_reading_is_given_up_when_it_has_no_end_or_others_wait(
+    bench: Bench, *, is_crowded: bool, seconds: int
+) -> None:
+    shown = bench.show(seen())
+    bench.wait(120)
+    assert len(bench.hasher.jobs) == 1
+    bench.hasher.is_crowded = is_crowded
+    bench.wait(seconds)
+    assert (bench.hasher.jobs, shown.reason) == ({}, "stalled")
+    again = bench.show(seen(seen_ns=20))
+    bench.hash(again, "a")
+    assert again.sha256 == digest("a")
+
+
 def test_reason_stays_when_reading_fails_after_it_had_stalled(bench: Bench) -> None:
     shown = bench.show(seen())
     bench.wait(120)
@@ -489,3 +505,12 @@ def test_process_never_has_a_later_content_when_contents_follow_one_another(
 def test_registry_takes_the_real_hasher_when_composed() -> None:
     with Hasher(workers=1) as hasher:
         assert Registry(hasher).poll() == []
+
+
+def test_new_files_are_bounded_when_no_commit_comes() -> None:
+    bench = Bench(max_path_bytes=1_000)
+    for inode in range(20):
+        bench.hash(bench.show(seen(file(inode), path=b"/" + b"p" * 300)), "a")
+    assert len(bench.registry.take_new_files()) == 3
+    bench.hash(bench.show(seen(file(30))), "a")
+    assert len(bench.registry.take_new_files()) == 1

@@ -70,6 +70,12 @@ class _Job:
     previous: str = ""
     seconds: float = 0.0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    is_cancelled: bool = False
+
+    @property
+    def is_small(self) -> bool:
+        """Done in one slice."""
+        return self.size_bytes <= SLICE_BYTES
 
 
 class Hasher:
@@ -95,7 +101,10 @@ class Hasher:
         self._small: list[tuple[int, int, _Job]] = []
         self._big: list[tuple[int, int, _Job]] = []
         self._waiting: dict[int, _Job] = {}
-        self._pending = 0
+        self._jobs: dict[int, _Job] = {}
+        """All whose descriptor is open here."""
+        self._large = 0
+        """Of those, what does not fit into one slice."""
         self._sequence = 0
         self._is_closed = False
         self._outcomes: deque[HashOutcome] = deque()
@@ -121,14 +130,20 @@ class Hasher:
     @property
     def pending(self) -> int:
         """Descriptors that are open here."""
-        return self._pending
+        return len(self._jobs)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether what takes long is about to keep out others of its kind."""
+        return self._large >= self._capacity // 4
 
     def submit(
         self, descriptor: int, *, ticket: int, size_bytes: int, modified_ns: int, urgency: int
     ) -> None:
         """Takes over the descriptor and never blocks; the outcome carries the ticket.
 
-        A lower urgency is served sooner. Above the bound, the outcome is `queue_full`.
+        A lower urgency is served sooner. Above the bound the outcome is `queue_full`, for what does
+        not fit into one slice above half of it: large files keep no small one out.
         """
         job = _Job(
             ticket=ticket,
@@ -138,9 +153,12 @@ class Hasher:
             urgency=urgency,
         )
         with self._condition:
-            is_refused = self._pending >= self._capacity or self._is_closed
+            is_refused = self.pending >= self._capacity or self._is_closed
+            if not job.is_small:
+                is_refused |= self._large >= self._capacity // 2
             if not is_refused:
-                self._pending += 1
+                self._large += not job.is_small
+                self._jobs[ticket] = job
                 self._waiting[ticket] = job
                 self._push(job)
                 self._condition.notify()
@@ -156,6 +174,13 @@ class Hasher:
                 # The entry with the old urgency stays in the heap; `_take` skips it.
                 job.urgency = urgency
                 self._push(job)
+
+    def cancel(self, ticket: int) -> None:
+        """Gives up a job, before the next slice is read; it may have no outcome then."""
+        with self._condition:
+            job = self._jobs.get(ticket)
+            if job is not None:
+                job.is_cancelled = True
 
     def completed(self) -> list[HashOutcome]:
         """The outcomes since the last call, in order.
@@ -185,8 +210,7 @@ class Hasher:
                 return
             self._is_closed = True
             for job in self._waiting.values():
-                descriptors.close(job.descriptor)
-                self._pending -= 1
+                self._end(job)
             self._waiting.clear()
             self._small.clear()
             self._big.clear()
@@ -199,7 +223,7 @@ class Hasher:
             os.close(self._event)
 
     def _push(self, job: _Job) -> None:
-        heap = self._small if job.size_bytes <= SLICE_BYTES else self._big
+        heap = self._small if job.is_small else self._big
         self._sequence += 1
         heapq.heappush(heap, (job.urgency, self._sequence, job))
 
@@ -218,19 +242,25 @@ class Hasher:
 
     def _put_back(self, job: _Job) -> None:
         with self._condition:
-            if self._is_closed:
-                descriptors.close(job.descriptor)
-                self._pending -= 1
+            if not self._is_closed:
+                self._waiting[job.ticket] = job
+                self._push(job)
                 return
-            self._waiting[job.ticket] = job
-            self._push(job)
+        self._end(job)
+
+    def _end(self, job: _Job) -> None:
+        descriptors.close(job.descriptor)
+        with self._condition:
+            del self._jobs[job.ticket]
+            self._large -= not job.is_small
 
     def _work(self) -> None:
         try:
             while (job := self._take()) is not None:
-                if self._hash_slice(job):
-                    continue
-                self._put_back(job)
+                if job.is_cancelled:
+                    self._end(job)
+                elif not self._hash_slice(job):
+                    self._put_back(job)
         except Exception as error:  # noqa: BLE001  (handed to the main loop, which ends with it)
             self._failure = error
             os.eventfd_write(self._event, 1)
@@ -246,9 +276,7 @@ class Hasher:
         job.seconds += self._clock() - begun
         if outcome is None:
             return False
-        descriptors.close(job.descriptor)
-        with self._condition:
-            self._pending -= 1
+        self._end(job)
         self._report(job, sha256=outcome[0], reason=outcome[1])
         return True
 

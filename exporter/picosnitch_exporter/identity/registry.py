@@ -25,6 +25,9 @@ GRACE_NS = 2_000_000_000
 """How long a file that traffic speaks of may take to be shown."""
 STALLED_NS = 120_000_000_000
 """How long hashing may take: a file server that never answers must not hold traffic for ever."""
+ABANDONED_NS = 1_800_000_000_000
+"""How much longer it goes on for those that run the file later. Of one without an end (sparse, of
+8 EiB) it has to end; sooner, where such files keep others waiting."""
 RACY_NS = 2_000_000_000
 """A file that was changed less than this before it was seen can change again without its stamps
 showing it (their granularity goes from 1 ms to the 2 s of FAT): equal stamps prove nothing then."""
@@ -44,6 +47,13 @@ class HashQueue(Protocol):
 
     def hurry(self, ticket: int, *, urgency: int) -> None:
         """Raises the urgency of what still waits."""
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether what takes long should be cancelled."""
+
+    def cancel(self, ticket: int) -> None:
+        """Gives up what was submitted."""
 
     def completed(self) -> list[HashOutcome]:
         """The outcomes since the last call."""
@@ -97,11 +107,14 @@ class Registry:
         # In order of deadline, as each queue has one period only.
         self._unseen: deque[tuple[int, Version]] = deque()
         self._hashing: deque[tuple[int, Version]] = deque()
+        self._stalled: deque[tuple[int, Version]] = deque()
         self._settled: list[Version] = []
         self._restored: Recent[FileIdentity, KnownFile] = Recent(
             max_entries=max_identities, max_bytes=max_path_bytes
         )
         self._new_files: dict[_Stamps, KnownFile] = {}
+        self._new_bytes = 0
+        self._max_new_bytes = max_path_bytes
         self._hashed: list[KnownFile] = []
         self.trusts_restored = False
         """While only what the run before has seen is taken in: it watched, so a file that nobody
@@ -122,7 +135,7 @@ class Registry:
     def learn(self, file: KnownFile) -> None:
         """Takes over a hash of the journal, for whatever was seen with these stamps."""
         self._remember(file)
-        self._new_files[_stamps(file)] = file
+        self._note_new(file)
         chain = self._chain(file.identity)
         for version in chain.versions:
             if not version.is_settled and _stamps(version) == _stamps(file):
@@ -139,6 +152,7 @@ class Registry:
         """The contents that have been hashed since the last call."""
         files = tuple(self._new_files.values())
         self._new_files.clear()
+        self._new_bytes = 0
         return files
 
     def take_settled(self) -> list[Version]:
@@ -238,7 +252,7 @@ class Registry:
                 is_racy=version.is_racy or not outcome.changed_ns,
             )
             self._remember(file)
-            self._new_files[_stamps(file)] = file
+            self._note_new(file)
             # As it was seen, which is how the journal has it.
             self._hashed.append(replace(file, changed_ns=version.changed_ns))
         return outcomes
@@ -254,6 +268,11 @@ class Registry:
             _deadline, version = self._hashing.popleft()
             if not version.is_settled:
                 self._settle(version, reason="stalled")
+                self._stalled.append((now_ns + ABANDONED_NS, version))
+        while self._stalled and (self._hasher.is_crowded or self._stalled[0][0] <= now_ns):
+            _deadline, version = self._stalled.popleft()
+            if version.ticket:
+                self._stop_hashing(version)
 
     def _give_up(self, version: Version) -> None:
         """Nobody has shown the file, or the descriptor went with a process that was killed.
@@ -303,6 +322,15 @@ class Registry:
             urgency=_MIN_WANTED if version.is_wanted else _UNWANTED,
         )
 
+    def _stop_hashing(self, version: Version) -> None:
+        """Where the file is executed again, it begins anew."""
+        self._hasher.cancel(version.ticket)
+        self._tickets.pop(version.ticket, None)
+        spare = self._spares.pop(version.ticket, None)
+        if spare is not None:
+            descriptors.close(spare)
+        version.ticket = 0
+
     def _release(self, descriptor: int, sha256: Sha256) -> None:
         """Hands the descriptor to the keeper, or closes it."""
         if self._keeper is None or not sha256:
@@ -317,6 +345,12 @@ class Registry:
         version.sha256 = sha256
         version.reason = reason
         self._settled.append(version)
+
+    def _note_new(self, file: KnownFile) -> None:
+        """For the next commit, which may take long to come; what finds no room is hashed again."""
+        if self._new_bytes < self._max_new_bytes:
+            self._new_files[_stamps(file)] = file
+            self._new_bytes += sys.getsizeof(file.path)
 
     def _remember(self, file: KnownFile) -> None:
         if file.is_racy:
