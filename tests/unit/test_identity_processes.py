@@ -1,11 +1,13 @@
 import os
 import subprocess
+import sys
 
 import pytest
 
 from picosnitch_exporter.identity.processes import (
     IDLE_NS,
     MANY_IDLE_NS,
+    SHORT_CMDLINE,
     CommandLineSource,
     ProcessTable,
     exists,
@@ -248,3 +250,18 @@ def test_change_is_noted_when_more_becomes_known_of_a_process() -> None:
         changes.append(table.changes)
     table.add_command_line(CommandLine(key=key(), cmdline=b"curl\0-v\0"), now_ns=NOW)
     assert [*changes, table.changes] == [0, 0, 0, 1, 1, 2, 3, 4]
+
+
+def test_command_lines_are_cut_when_they_take_much_memory() -> None:
+    table = ProcessTable(max_processes=30, max_cmdline_bytes=20_000)
+    long = b"x" * 5_000
+    for tgid in range(100):
+        table.add_command_line(CommandLine(key=key(1_000 + tgid), cmdline=long), now_ns=NOW)
+        table.add(process(key(tgid), cmdline=b"", flags=MISSING), now_ns=NOW)
+        table.add_command_line(CommandLine(key=key(tgid), cmdline=long), now_ns=NOW)
+        table.add(process(key(tgid), cmdline=long, flags=LATE), now_ns=NOW)
+    remembered = [process.cmdline for process in table._processes.values()]
+    kept = [*remembered, *table._early.values()]
+    assert sum(map(sys.getsizeof, kept)) == table._cmdline_bytes
+    assert {len(cmdline) for cmdline in kept} == {SHORT_CMDLINE, len(long)}
+    assert table._cmdline_bytes < 20_000 + 2 * len(long) + len(kept) * 600

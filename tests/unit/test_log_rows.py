@@ -172,6 +172,8 @@ def test_new_connections_are_dropped_and_counted_when_nobody_closes_a_full_windo
 
     assert windows.is_full
     assert windows.dropped_rows == 3
+    windows.add_execution(CURL, uid=0)
+    assert (len(windows), windows.dropped_rows) == (5, 4)
     rows = windows.close(1_700_000_010.0)
     assert [row.send_bytes for row in rows] == [11, 10, 10, 10, 10]
 

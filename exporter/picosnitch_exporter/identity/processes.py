@@ -1,6 +1,7 @@
 """Processes as the kernel side has introduced them, and their ancestors."""
 
 import os
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from picosnitch_exporter.wire import ProcessFlag, ProcessRecord
 
 MAX_PROCESSES = 65_536
 """Images that are remembered: 85 MB if all of them were in use."""
+MAX_CMDLINE_BYTES = 64 << 20
+"""Of their command lines, each of which can take 256 KB; beyond that, new ones are cut:"""
+SHORT_CMDLINE = 512
+"""Characters that always stay, as many as the kernel side reads."""
 IDLE_NS = 3600 * 1_000_000_000
 """A process that has ended and was not used for so long is forgotten."""
 MANY_PROCESSES = 8_192
@@ -107,10 +112,13 @@ class ProcessTable:
         is_running: Callable[[int], bool] = exists,
         max_processes: int = MAX_PROCESSES,
         many_processes: int = MANY_PROCESSES,
+        max_cmdline_bytes: int = MAX_CMDLINE_BYTES,
     ) -> None:
         self._is_running = is_running
         self._max_processes = max_processes
         self._many_processes = many_processes
+        self._max_cmdline_bytes = max_cmdline_bytes
+        self._cmdline_bytes = 0
         self._processes: OrderedDict[ProcessKey, Process] = OrderedDict()
         self._children: Counter[ProcessKey] = Counter()
         """Of those that are remembered, by parent."""
@@ -153,7 +161,7 @@ class ProcessTable:
                 cgroup1_id=record.cgroup1_id,
                 uid=record.uid,
                 name=os.fsdecode(record.comm),
-                cmdline=render_cmdline(record.cmdline),
+                cmdline=self._take_cmdline(render_cmdline(record.cmdline)),
                 source=source,
                 is_kernel=bool(record.flags & ProcessFlag.KERNEL),
                 known_ns=now_ns,
@@ -164,12 +172,13 @@ class ProcessTable:
             self._children[process.parent] += 1
             early = self._early.pop(record.key, None)
             if early is not None:
+                self._cmdline_bytes -= sys.getsizeof(early)
                 self._improve(process, early)
             return process
         if source >= process.source:
             before = (process.name, process.cmdline, process.uid)
             process.source = source
-            process.cmdline = render_cmdline(record.cmdline) or process.cmdline
+            self._set_cmdline(process, render_cmdline(record.cmdline) or process.cmdline)
             process.name = os.fsdecode(record.comm)
             process.uid = record.uid
             process.cgroup_id = record.cgroup_id
@@ -188,9 +197,13 @@ class ProcessTable:
         process = self.get(frame.key, now_ns=now_ns)
         cmdline = render_cmdline(frame.cmdline)
         if process is None:
-            self._early[frame.key] = cmdline
+            before = self._early.pop(frame.key, None)
+            if before is not None:
+                self._cmdline_bytes -= sys.getsizeof(before)
+            self._early[frame.key] = self._take_cmdline(cmdline)
             if len(self._early) > _MAX_EARLY:
-                self._early.popitem(last=False)
+                _key, gone = self._early.popitem(last=False)
+                self._cmdline_bytes -= sys.getsizeof(gone)
             return None
         self._improve(process, cmdline)
         return process
@@ -215,13 +228,24 @@ class ProcessTable:
         # The kernel side cuts at 512 bytes: a longer one that begins the same is the whole of it.
         is_whole = bool(process.cmdline) and cmdline.startswith(process.cmdline)
         if process.source <= CommandLineSource.PROC or is_whole:
-            process.cmdline = cmdline
+            self._set_cmdline(process, cmdline)
             process.source = max(process.source, CommandLineSource.PROC)
             self._note_change(process)
 
     def _note_change(self, process: Process) -> None:
         process.program = None
         self.changes += 1
+
+    def _set_cmdline(self, process: Process, cmdline: str) -> None:
+        self._cmdline_bytes -= sys.getsizeof(process.cmdline)
+        process.cmdline = self._take_cmdline(cmdline)
+
+    def _take_cmdline(self, cmdline: str) -> str:
+        """As much of it as there is room for; from then on it takes that room."""
+        if self._cmdline_bytes >= self._max_cmdline_bytes:
+            cmdline = cmdline[:SHORT_CMDLINE]
+        self._cmdline_bytes += sys.getsizeof(cmdline)
+        return cmdline
 
     def _make_room(self) -> None:
         if len(self._processes) < self._max_processes:
@@ -234,7 +258,9 @@ class ProcessTable:
         self._forget(next(iter(self._processes)))
 
     def _forget(self, key: ProcessKey) -> None:
-        parent = self._processes.pop(key).parent
+        process = self._processes.pop(key)
+        self._cmdline_bytes -= sys.getsizeof(process.cmdline)
+        parent = process.parent
         self._children[parent] -= 1
         if not self._children[parent]:
             del self._children[parent]

@@ -111,7 +111,7 @@ class Windows:
         self.closed = 0
         """Windows that were closed since the start."""
         self.dropped_rows = 0
-        """New connections that found no room since the start."""
+        """New connections, and executables that ran, that found no room since the start."""
         self.ignored_rows = 0
         """Left out by `Log ignore` since the start."""
 
@@ -168,7 +168,11 @@ class Windows:
     ) -> None:
         """Adds that an executable ran; the same one with the same lineage is one row."""
         key = (program, parent, grandparent, uid, container)
-        self._executions[key] = self._executions.get(key, 0) + 1
+        count = self._executions.get(key, 0)
+        if not count and len(self) >= self._bound:
+            self.dropped_rows += 1
+            return
+        self._executions[key] = count + 1
 
     def close(self, now: float) -> tuple[LogRow, ...]:
         """The rows of the window that ends now (Unix seconds), and begins the next one."""
