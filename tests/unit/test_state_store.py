@@ -28,7 +28,7 @@ from picosnitch_exporter.model import (
 from picosnitch_exporter.state.cardinality import REFUSED_REMEMBERED, Cardinality
 from picosnitch_exporter.state.columns import Columns, Entry
 from picosnitch_exporter.state.facts import Facts
-from picosnitch_exporter.state.store import Store
+from picosnitch_exporter.state.store import MAX_SERIES, Store
 from picosnitch_exporter.state.totals import Totals
 from tests.identity_samples import FakeHealth, digest
 
@@ -231,6 +231,30 @@ def test_traffic_is_counted_as_other_when_there_are_too_many_executables() -> No
     assert health.total(catalog.SERIES_REFUSED) == 3
     seen = {known.executable for known in target.changed_executables()}
     assert {executable(number) for number in range(5)} == seen
+
+
+def test_sums_are_whole_when_one_executable_has_too_many_series() -> None:
+    health = FakeHealth()
+    target = store(5, health)
+    for scope in Scope:
+        for protocol in range(256):
+            for _ in range(2):
+                target.add_traffic(
+                    labels(protocol=str(protocol), scope=scope),
+                    transmit_bytes=1,
+                    receive_bytes=0,
+                    time_seconds=NOW,
+                )
+    shown = Counter[Executable]()
+    counted = Counter[Executable]()
+    for one, value in values("transmit_bytes", target.snapshot(NOW)).items():
+        shown[one.executable] += 1
+        counted[one.executable] += value
+    assert shown == {executable(1): MAX_SERIES, OTHER: 256 * len(Scope) - MAX_SERIES}
+    assert counted.total() == 2 * 256 * len(Scope)
+    assert health.total(catalog.SERIES_REFUSED) == 1
+    move(target, 2, 7)
+    assert values("transmit_bytes", target.snapshot(NOW))[labels(2)] == 7
 
 
 def test_slot_is_free_when_its_executable_has_gone_stale() -> None:

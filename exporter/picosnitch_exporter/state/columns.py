@@ -17,6 +17,8 @@ class Entry:
 
     subject: Subject
     series: "tuple[Series, ...]" = ()
+    is_full: bool = False
+    """It has as many series as one may have."""
     is_fresh: bool = True
     """Something was added since the last look for silent ones."""
     silent_since_seconds: float = 0.0

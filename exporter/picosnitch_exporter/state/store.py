@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import replace
 
+from picosnitch_exporter import catalog
 from picosnitch_exporter.model import (
     OTHER,
     UNJUDGED,
@@ -22,6 +23,10 @@ from picosnitch_exporter.state.columns import Columns, Entry, Series
 from picosnitch_exporter.state.facts import Facts
 from picosnitch_exporter.state.totals import Totals
 
+MAX_SERIES = 256
+"""Of one executable, which has 20 as a rule: raw sockets have 256 protocols. What comes beyond is
+counted with the others."""
+
 _TRANSMIT, _RECEIVE = 0, 1
 
 
@@ -39,6 +44,7 @@ class Store:
         stale_after_seconds: float,
         unjudged: VirusTotalResult = UNJUDGED,
     ) -> None:
+        self._health = health
         self._stale_after_seconds = stale_after_seconds
         self._cardinality = Cardinality(max_executables, health=health)
         self._facts = Facts(health=health, unjudged=unjudged)
@@ -229,6 +235,11 @@ class Store:
             return series
         entry = self._entry((labels.executable, labels.workload))
         entry.is_fresh = True
+        if len(entry.series) >= MAX_SERIES and entry.subject != OTHERS:
+            if not entry.is_full:
+                entry.is_full = True
+                self._health.count(catalog.SERIES_REFUSED, ("max_series",))
+            entry = self._entries.setdefault(OTHERS, Entry(subject=OTHERS))
         if entry.subject == OTHERS:
             labels = replace(labels, executable=OTHERS[0], workload=OTHERS[1])
             series = columns.find(labels)
