@@ -52,7 +52,10 @@ _DRAINS_A_LINGER = 4
 """At least, so that the programs never idle while somebody reads."""
 _BEHIND_SECONDS = 0.02
 _STATUS_SECONDS = 5.0
-_RESUME_SECONDS = 60.0
+_RESUME_SECONDS = 900.0
+"""For the exporter process to take in what the run before has left: a journal of 256 MiB, which is
+the bound, takes a minute on a slow machine. That it has ended shows at once."""
+_REST_SECONDS = 60.0
 _SAY_SECONDS = 60.0
 _PAGE_BYTES = resource.getpagesize()
 
@@ -177,6 +180,7 @@ class Sensor:
                 raise PeerGoneError("stopped while starting")
             if not readable:
                 self._side.control.beat()
+                self._supervisor.starting()
                 continue
             frame, _descriptor = self._channel.receive()
             if not isinstance(frame, Resume):
@@ -198,7 +202,7 @@ class Sensor:
         for batch in read_batches(rest.ring, end):
             self._handover.records(batch, rest.instance)
             end = batch.end
-        deadline = time.monotonic() + _RESUME_SECONDS
+        deadline = time.monotonic() + _REST_SECONDS
         while rest.ring.consumer_position < end:
             if time.monotonic() >= deadline:
                 raise PeerGoneError("the exporter process takes nothing in")

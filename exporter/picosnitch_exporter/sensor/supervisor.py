@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 _SHARE_OF_TIMEOUT = 3
 """Keep-alives within one time-out of the watchdog; sd_watchdog_enabled(3) asks for two at least."""
 _MICROSECONDS = 1_000_000
+_EXTENSION_SECONDS = 30
 
 
 class Supervisor:
@@ -33,6 +34,11 @@ class Supervisor:
     def wants_alive(self) -> bool:
         """Whether the watchdog is due to be told."""
         return self._interval_seconds > 0 and self._clock() >= self._next_alive
+
+    def starting(self) -> None:
+        """It is still at it; to be called each second. Source: EXTEND_TIMEOUT_USEC of sd_notify."""
+        extension = _EXTENSION_SECONDS * _MICROSECONDS
+        self._tell(f"EXTEND_TIMEOUT_USEC={extension}\nSTATUS=Taking in what the last run has left")
 
     def ready(self) -> None:
         """Traffic is being counted."""
