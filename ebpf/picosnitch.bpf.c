@@ -179,6 +179,26 @@ static __always_inline int open_association(struct sock *sk)
 	return 0;
 }
 
+/* An own connect() has succeeded. */
+static __always_inline int finish_connect(struct sock *sk, struct socket_state *state)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+	if (tcp)
+		state->copied_seq = tcp->copied_seq;
+	read_tuple(sk, state);
+	__sync_fetch_and_add(&state->connections, 1);
+	raise(&control.sockets_dirty);
+	return 0;
+}
+
+/* Two sockets that connect to each other at the same moment, or one to itself, come by SYN_RECV as a listener's child
+ * does. */
+static __always_inline bool has_connected(const struct socket_state *state)
+{
+	return state && !state->is_child && state->direction == DIRECTION_OUTBOUND;
+}
+
 /* Only the change from CLOSE happens in the owner's context; all others may come from a softirq. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
@@ -192,8 +212,13 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
 	if (!is_active() || is_subflow(sk))
 		return 0;
 	/* MPTCP clones its listener, and the clone is established at once. */
-	if (new_state == TCP_ESTABLISHED && (old_state == TCP_SYN_RECV || old_state == TCP_LISTEN))
+	if (new_state == TCP_ESTABLISHED &&
+	    (old_state == TCP_SYN_RECV || old_state == TCP_LISTEN)) {
+		state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+		if (old_state == TCP_SYN_RECV && has_connected(state))
+			return finish_connect(sk, state);
 		return accept_child(sk, old_state == TCP_LISTEN, true);
+	}
 	if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
 		return accept_child(sk, true, false);
 	if (new_state == TCP_ESTABLISHED && sk->sk_protocol == IPPROTO_SCTP)
@@ -212,15 +237,9 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
 	state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!state)
 		return 0;
-	if (new_state == TCP_ESTABLISHED) {
-		struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-
-		if (tcp)
-			state->copied_seq = tcp->copied_seq;
-		read_tuple(sk, state);
-		__sync_fetch_and_add(&state->connections, 1);
-		raise(&control.sockets_dirty);
-	} else if (new_state == TCP_CLOSE && sk->sk_err) {
+	if (new_state == TCP_ESTABLISHED)
+		return finish_connect(sk, state);
+	if (new_state == TCP_CLOSE && sk->sk_err) {
 		/* Refused, reset, timed out, unreachable; no error where the program itself gave up. */
 		__sync_fetch_and_add(&state->connect_failures, 1);
 		raise(&control.sockets_dirty);

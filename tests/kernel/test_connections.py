@@ -1,5 +1,12 @@
 """Connections: opened, accepted, failed, given up; each once, in its direction, at its program."""
 
+import os
+import socket
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
 
 from tests.kernel.exporter import Exporter
@@ -235,5 +242,48 @@ def test_peers_keep_their_scopes_when_one_socket_talks_to_near_and_far(
                 receive=bytes_by_scope,
                 connections={("udp", scope, "outbound"): 1 for scope in scopes},
             ),
+        }
+    )
+
+
+CONNECT_TO_ITSELF = """
+import ctypes, socket, sys
+one = socket.socket()
+one.connect(("127.0.0.1", int(sys.argv[1])))
+one.sendall(bytes(100_000))
+assert one.recv(1) == b"!"
+ctypes.CDLL(None).connect(one.fileno(), bytes(16), 16)  # AF_UNSPEC: it is nobody's any more
+one.bind(("127.0.0.1", 0))
+one.connect(one.getsockname())
+one.sendall(bytes(30))
+assert len(one.recv(100)) == 30
+"""
+
+
+def test_nothing_is_forgotten_when_a_socket_connects_to_itself(
+    exporter: Exporter, tmp_path: Path
+) -> None:
+    """It becomes established by the state that a listener's children come by."""
+    program = tmp_path / "itself"
+    program.write_bytes(Path(sys.executable).resolve().read_bytes() + os.urandom(16))
+    program.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [program, "-I", "-c", CONNECT_TO_ITSELF, str(listener.getsockname()[1])]
+        with subprocess.Popen(command, env={"PYTHONHOME": sys.base_prefix}) as running:
+            accepted, _address = listener.accept()
+            with accepted:
+                left = 100_000
+                while left:
+                    left -= len(accepted.recv(left))
+                accepted.sendall(b"!")
+                assert running.wait(30) == 0
+
+    exporter.await_accounts(
+        {
+            sha256(program.read_bytes()).hexdigest(): Account(
+                transmit={LOOPBACK: 100_030},
+                receive={LOOPBACK: 31},
+                connections={(*LOOPBACK, "outbound"): 2},
+            )
         }
     )
