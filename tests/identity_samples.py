@@ -92,7 +92,7 @@ class FakeHealth:
 
 
 def file(inode: int = 7) -> FileIdentity:
-    return FileIdentity(device=1 << 20, inode=inode, generation=3)
+    return FileIdentity(device=1 << 20 if inode else 0, inode=inode, generation=3)
 
 
 def key(tgid: int = 100, exec_id: int = 1) -> ProcessKey:

@@ -46,6 +46,11 @@ class FileIdentity(NamedTuple):
     inode: int
     generation: int
 
+    @property
+    def is_file(self) -> bool:
+        """Not what the kernel side says of kernel threads. A file server may number one with 0."""
+        return bool(self.device or self.inode)
+
 
 class ProcessKey(NamedTuple):
     """One image of one process; `start_ns` is CLOCK_BOOTTIME."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.exporter import Exporter
+from tests.kernel.exporter import COMMAND, Exporter
 from tests.kernel.generator import Generator, Program
 from tests.kernel.network import run
 from tests.kernel.oneshot import sent, shoot, sink
@@ -48,6 +48,21 @@ def test_hash_is_known_when_the_file_is_in_a_subvolume(
 
     scrape = exporter.await_accounts({top.sha256: sent(30, 3), inner.sha256: sent(15, 3)})
     assert {str(inner.path)} == scrape.paths(inner.sha256)
+
+
+def test_hash_is_known_when_the_exporter_has_mounts_of_its_own(
+    privileges: None,  # noqa: ARG001 - before it is started
+    shared_generator: Generator,
+    btrfs: Path,
+) -> None:
+    """As by the unit's PrivateMounts: each mount has another number there."""
+    run("btrfs", "subvolume", "create", str(btrfs / "inner"))
+    programs = [shared_generator.copy("brief", folder=btrfs / "inner") for _ in range(5)]
+    command = ["unshare", "--mount", *COMMAND]
+    with Exporter.start(command=command) as exporter, sink(shared_generator) as port:
+        for program in programs:
+            run(str(program.path), "oneshot", f"port={port}", "bytes=5", "unlink=1")
+        exporter.await_accounts({program.sha256: sent(5) for program in programs})
 
 
 def test_hash_is_known_when_a_subvolume_is_mounted_by_itself(

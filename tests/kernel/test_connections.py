@@ -268,7 +268,7 @@ def test_nothing_is_forgotten_when_a_socket_connects_to_itself(
     program.write_bytes(Path(sys.executable).resolve().read_bytes() + os.urandom(16))
     program.chmod(0o755)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [program, "-I", "-c", CONNECT_TO_ITSELF, str(listener.getsockname()[1])]
+        command = [str(program), "-I", "-c", CONNECT_TO_ITSELF, str(listener.getsockname()[1])]
         with subprocess.Popen(command, env={"PYTHONHOME": sys.base_prefix}) as running:
             accepted, _address = listener.accept()
             with accepted:

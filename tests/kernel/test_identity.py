@@ -1,14 +1,17 @@
 """Who it was: the hash of what really ran, however short, whatever became of the file."""
 
+import fcntl
 import hashlib
 import os
+import signal
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from tests.kernel.exporter import Exporter
+from tests.kernel.exporter import Exporter, poll
 from tests.kernel.generator import Generator, Program
 from tests.kernel.network import run
 from tests.kernel.oneshot import sent, shoot, sink
@@ -108,6 +111,40 @@ def test_hash_is_known_when_the_path_is_longer_than_any_system_call_takes(
             )
         scrape = exporter.await_accounts({program.sha256: sent(9)})
     assert scrape.paths(program.sha256) == {"[unknown]" if name == "kernel" else "[deep]"}
+
+
+def has_lease(file: IO[bytes]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        return True
+    return False
+
+
+def test_nobody_is_waited_for_who_has_a_lease_on_what_was_executed(
+    privileges: None,  # noqa: ARG001 - before it is started
+    shared_generator: Generator,
+    tmp_path: Path,
+) -> None:
+    leased = tmp_path / "leased"
+    leased.touch(mode=0o755)
+    program = shared_generator.copy("other")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with Exporter.start() as exporter, sink(shared_generator) as port, ExitStack() as until_then:
+        os.kill(exporter.sensor_pid, signal.SIGSTOP)
+        with suppress(OSError):  # it is empty, which is no format that can be executed
+            subprocess.run([leased], check=False)
+        held = until_then.enter_context(leased.open("rb"))
+        # Another one that runs on this machine may still have it open.
+        assert poll(lambda: has_lease(held), seconds=10)
+        os.kill(exporter.sensor_pid, signal.SIGCONT)
+        shoot(program, port, 10)
+        # A lease may be kept for 45 s.
+        exporter.await_accounts({program.sha256: sent(10)}, seconds=20)
+        lost = frozenset({"stage": "exec_event", "reason": "unreadable"}.items())
+        exporter.await_scrape(
+            lambda shown: shown.own.get(("events_lost_total", lost)) == 1, "the event is counted"
+        )
+    signal.signal(signal.SIGIO, before)
 
 
 def test_one_hash_has_all_bytes_when_a_file_has_two_names(

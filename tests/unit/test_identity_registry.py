@@ -422,6 +422,13 @@ def test_kernel_thread_has_no_file_when_asked(bench: Bench) -> None:
     assert (version.state, version.reason, version.path) == ("impossible", "kernel", "[kernel]")
 
 
+def test_file_is_no_kernel_thread_when_its_server_numbers_it_with_0(bench: Bench) -> None:
+    identity = FileIdentity(device=40, inode=0, generation=0)
+    shown = bench.show(seen(identity))
+    bench.hash(shown, "a")
+    assert bench.registry.version_of(identity, exec_ns=5) is shown
+
+
 def test_hashing_is_hurried_when_traffic_waits_for_it(bench: Bench) -> None:
     shown = bench.show(seen())
     assert bench.hasher.urgencies[shown.ticket] == 1

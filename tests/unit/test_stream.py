@@ -2,6 +2,8 @@ import os
 import resource
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -280,3 +282,29 @@ def test_peer_gone_when_the_other_end_is_closed(pair: tuple[Channel, Channel]) -
         sensor.receive()
     with pytest.raises(PeerGoneError):
         sensor.send(Ready())
+
+
+SEND_TOO_MANY = """
+import array, os, resource, socket
+from picosnitch_exporter.model import FileIdentity
+from picosnitch_exporter.stream import FROM_EXPORTER, FROM_SENSOR, Channel, ExecutableSeen
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+kept = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+os.setresuid(65534, 65534, 65534)
+many = array.array("i", [0] * 10).tobytes()
+for end, _other in kept:
+    end.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, many)])
+frame = ExecutableSeen(
+    identity=FileIdentity(device=1, inode=2, generation=3), tgid=4, seen_ns=0, size_bytes=0,
+    modified_ns=0, changed_ns=0, links=1, path=b"/x", reason="",
+)
+Channel(ours, receives=FROM_EXPORTER).send(frame, descriptor=0)
+got, descriptor = Channel(theirs, receives=FROM_SENSOR).receive()
+assert (got.path, got.reason, descriptor) == (b"/x", "no_descriptor", None), (got, descriptor)
+"""
+
+
+def test_frame_comes_without_descriptor_when_its_user_has_too_many_on_their_way() -> None:
+    """unix(7): ETOOMANYREFS. They are counted by user, not by process."""
+    subprocess.run([sys.executable, "-c", SEND_TOO_MANY], check=True)

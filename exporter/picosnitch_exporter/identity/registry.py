@@ -166,7 +166,7 @@ class Registry:
 
         `changed_ns` is the file's change time (Unix time) at that moment, 0 where unknown.
         """
-        if not identity.inode:
+        if not identity.is_file:
             return self.kernel
         chain = self._chain(identity)
         may_be_unseen = not self.trusts_restored and chain.may_be_unseen(changed_ns)

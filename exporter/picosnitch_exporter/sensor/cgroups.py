@@ -92,7 +92,6 @@ class Cgroups:
 
     def walk(self) -> None:
         """Finds the cgroups that exist."""
-        self._next_walk = self._clock() + WALK_SECONDS
         mounts = self._procfs.mounts()
         self._walk(0, [mount for mount in mounts if mount.filesystem == "cgroup2"])
         if self._hierarchy:
@@ -104,6 +103,7 @@ class Cgroups:
                     if mount.filesystem == "cgroup" and self._controller in mount.options
                 ],
             )
+        self._next_walk = self._clock() + WALK_SECONDS
 
     def introduce(
         self, cgroup_id: int, cgroup1_id: int, *, tgid: int, start_ns: int

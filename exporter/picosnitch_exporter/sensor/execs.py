@@ -20,7 +20,7 @@ from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import FileIdentity
 from picosnitch_exporter.sensor.examined import FAILED, Examined, Found
 from picosnitch_exporter.sensor.fanotify import ExecEvent, Fanotify
-from picosnitch_exporter.sensor.filesystems import Filesystems
+from picosnitch_exporter.sensor.filesystems import RENUMBERED, Filesystems
 from picosnitch_exporter.sensor.procfs import Procfs, kernel_device
 from picosnitch_exporter.stamps import Stamps, stamps_of
 from picosnitch_exporter.stream import ExecutableSeen
@@ -84,22 +84,23 @@ class ExecWatch:
         """What was executed since the last call."""
         opened: list[Opened] = []
         before_ns = self._read_ns
-        while True:
-            now_ns = _boot_ns()
+        # What comes while these are read waits for the next call: there may be no end of it.
+        now_ns = _boot_ns()
+        left = self._fanotify.waiting()
+        while left > 0:
             try:
                 events = self._fanotify.read()
             except OSError as error:
                 reason = "no_descriptor" if error.errno == errno.EMFILE else "read"
                 self._lost("exec_event", reason)
                 _log.warning(Event("exec_event_lost", {"error": error.strerror}))
-                break
-            if not events:
-                self._read_ns = now_ns
-                break
+                return opened
+            left -= len(events)
             for event in events:
                 found = self._open_event(event, before_ns)
                 if found:
                     opened.append(found)
+        self._read_ns = now_ns
         return opened
 
     def _open_event(self, event: ExecEvent, before_ns: int) -> Opened | None:
@@ -132,12 +133,12 @@ class ExecWatch:
             return self._find_gone(found, identity, tgid)
         if found is not None and _boot_ns() < found.retry_ns:
             return None
-        if identity.inode == 0:
+        if not identity.is_file:
             return None
         self._filesystems.look_for(identity.device, tgid)
         opened = self._open_process(tgid, identity)
         if opened is not None and opened.descriptor is None and changed_ns:
-            descriptor = self._open_by_name(identity, changed_ns, names)
+            descriptor = self._open_by_name(identity, tgid, changed_ns, names)
             if descriptor is not None:
                 return self._examine(descriptor, tgid, 0, identity=identity)
         return opened
@@ -154,13 +155,13 @@ class ExecWatch:
             descriptor = self._procfs.open_executable(tgid)
         except OSError:
             return None
-        if not self._is(descriptor, identity):
+        if not self._is(descriptor, identity, tgid):
             descriptors.close(descriptor)
             return None
         return self._examine(descriptor, tgid, 0, identity=identity)
 
     def _open_by_name(
-        self, wanted: FileIdentity, changed_ns: int, names: Iterable[bytes]
+        self, wanted: FileIdentity, tgid: int, changed_ns: int, names: Iterable[bytes]
     ) -> int | None:
         for path in _candidates(names):
             with contextlib.suppress(OSError):
@@ -170,7 +171,7 @@ class ExecWatch:
                     status = os.fstat(handle)
                     is_unchanged = stamps_of(status).changed_ns == changed_ns
                     is_it = stat.S_ISREG(status.st_mode) and is_unchanged
-                    if is_it and self._is(handle, wanted):
+                    if is_it and self._is(handle, wanted, tgid):
                         return self._procfs.reopen(handle)
                 finally:
                     descriptors.close(handle)
@@ -187,7 +188,7 @@ class ExecWatch:
                 # Which says nothing about the file. The next record asks again.
                 return None
             return self._failed(wanted, pid, reason)
-        if wanted is not None and not self._is(descriptor, wanted):
+        if wanted is not None and not self._is(descriptor, wanted, pid):
             descriptors.close(descriptor)
             return self._failed(wanted, pid, "gone")
         return self._examine(descriptor, pid, 0, identity=wanted)
@@ -220,7 +221,7 @@ class ExecWatch:
         """Hands a descriptor over, or closes it where its content is known."""
         try:
             if identity is None:
-                inode, device, generation = self._identify(descriptor)
+                inode, device, generation = self._identify(descriptor, tgid)
                 identity = FileIdentity(inode=inode, device=device, generation=generation or 0)
             status = os.fstat(descriptor)
             path = self._path(descriptor, tgid)
@@ -267,29 +268,33 @@ class ExecWatch:
         # its own.
         return own if own != path and path.endswith(own) else path
 
-    def _is(self, descriptor: int, wanted: FileIdentity) -> bool:
+    def _is(self, descriptor: int, wanted: FileIdentity, tgid: int) -> bool:
         """Whether it is this file; not where a file server tells nothing of it."""
         try:
-            inode, device, generation = self._identify(descriptor)
-        except OSError:
+            inode, device, generation = self._identify(descriptor, tgid)
+        except OSError as error:
+            if _reason(error) == "no_descriptor":
+                raise
             return False
         if inode != wanted.inode or device != wanted.device:
             return False
         return generation is None or generation == wanted.generation
 
-    def _identify(self, descriptor: int) -> tuple[int, int, int | None]:
-        """(inode, device, generation) as the kernel has them; None where that can't be read."""
+    def _identify(self, descriptor: int, tgid: int) -> tuple[int, int, int | None]:
+        """(inode, device, generation) as the kernel has them; None where that can't be read.
+
+        `tgid` is a process that may see the file by the same mount.
+        """
         status = os.fstat(descriptor)
         inode = status.st_ino
         device = kernel_device(os.major(status.st_dev), os.minor(status.st_dev))
         filesystem = self._filesystems.type_of(device)
-        if filesystem is None or filesystem in {"overlay", "btrfs"}:
-            # stat() makes device numbers of its own for subvolumes and layers.
+        if filesystem is None or filesystem in RENUMBERED:
             mount_id, real_inode = self._procfs.mount_id_and_inode(descriptor)
-            for mount in self._procfs.mounts():
-                if mount.mount_id == mount_id:
-                    device = mount.device
-                    filesystem = mount.filesystem
+            mount = self._filesystems.mount_of(mount_id, tgid)
+            if mount is not None:
+                device = mount.device
+                filesystem = mount.filesystem
             if real_inode is not None:
                 inode = real_inode
         return inode, device, self._fanotify.generation_of(descriptor)
@@ -324,8 +329,8 @@ def _boot_ns() -> int:
 def _content_since(stamps: Stamps, before_ns: int) -> int:
     """CLOCK_BOOTTIME from which on a modified file can have run with its new content.
 
-    Not before the queue of events was last seen empty, and not before it was written. The earlier
-    one of the two stamps: one may have been set back, the other one moved by a chmod since.
+    Not before the last moment whose events have all been read, and not before it was written. The
+    earlier one of the two stamps: one may have been set back, the other moved by a chmod since.
     """
     offset_ns = time.time_ns() - _boot_ns()
     written_ns = min(stamps.modified_ns, stamps.changed_ns) - offset_ns

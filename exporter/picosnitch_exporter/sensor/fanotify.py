@@ -9,6 +9,8 @@ import errno
 import fcntl
 import os
 import struct
+import sys
+import termios
 from dataclasses import dataclass
 
 from picosnitch_exporter.errors import KernelError
@@ -65,8 +67,9 @@ class Fanotify:
             ctypes.c_char_p,
         )
         flags = _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS
-        # O_NOATIME: hashing leaves no trace in the files' access times.
-        opened = os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC | os.O_NOATIME
+        # O_NOATIME: hashing leaves no trace in the files' access times. O_NONBLOCK: a lease on one
+        # (fcntl(2), F_SETLEASE) would be waited for, up to 45 s.
+        opened = os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC | os.O_NOATIME | os.O_NONBLOCK
         self.descriptor: int = self._libc.fanotify_init(flags, opened)
         if self.descriptor < 0:
             number = ctypes.get_errno()
@@ -96,8 +99,14 @@ class Fanotify:
         self._evictable = 0
         return self.ignore(descriptor)
 
+    def waiting(self) -> int:
+        """How many events can be read now."""
+        word = bytearray(4)
+        fcntl.ioctl(self.descriptor, termios.FIONREAD, word)
+        return int.from_bytes(word, sys.byteorder) // _METADATA.size
+
     def read(self) -> list[ExecEvent]:
-        """What has happened since; empty when nothing has.
+        """Some of those that wait, at least one: to be called while there are.
 
         Raises
         ------
@@ -107,7 +116,8 @@ class Fanotify:
         try:
             data = os.read(self.descriptor, _READ_BYTES)
         except BlockingIOError:
-            return []
+            # Of a file that somebody has a lease on. The event is gone.
+            return [ExecEvent(descriptor=-1, tgid=0, is_overflow=False)]
         events = []
         offset = 0
         while offset + _METADATA.size <= len(data):

@@ -4,17 +4,25 @@ import logging
 import os
 import struct
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from picosnitch_exporter.errors import KernelError
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.sensor.bpf import BpfMap
-from picosnitch_exporter.sensor.procfs import PSEUDO_FILESYSTEMS, Procfs
+from picosnitch_exporter.sensor.procfs import PSEUDO_FILESYSTEMS, Mount, Procfs
 
 _log = logging.getLogger(__name__)
 
 _RESCAN_SECONDS = 10.0
 """Between two looks at all mount namespaces for one that is not known."""
 _DEVICE_KEY = struct.Struct("=I")
+_MAX_TRIES = 4
+"""To mark a filesystem by its mounts in one mount namespace: others may have mounted it there
+thousands of times, and of two at the same place only the upper one can be reached."""
+_MAX_MOUNTS = 16_384
+RENUMBERED = frozenset({"btrfs", "overlay"})
+"""stat() makes device numbers of its own for their subvolumes and layers."""
 
 
 class Filesystems:
@@ -27,7 +35,10 @@ class Filesystems:
         self._types: dict[int, str] = {}
         self._refused: set[int] = set()
         self._own_devices: set[int] = set()
+        self._mounts: OrderedDict[int, Mount] = OrderedDict()
+        """By number, those of `RENUMBERED` in any mount namespace."""
         self._scanned_at = 0.0
+        self._is_full = False
         self.mounts_descriptor = procfs.open_mounts()
         """For poll(): has priority data (EPOLLPRI) when something was mounted here."""
 
@@ -64,7 +75,17 @@ class Filesystems:
         if time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
             self.watch()
         else:
-            self._watch_mounts(pid)
+            self._watch_mounts(pid, only=device)
+
+    def mount_of(self, mount_id: int, pid: int) -> Mount | None:
+        """The mount of this number: one of ours, of a process, or of others seen lately."""
+        for each in ("self", pid):
+            for mount in self._procfs.mounts(each):
+                if mount.mount_id == mount_id:
+                    return mount
+        if mount_id not in self._mounts and time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
+            self.watch()
+        return self._mounts.get(mount_id)
 
     def tell_programs(self, watched_devices: BpfMap) -> None:
         """Lets the BPF programs know from now on which ones are marked."""
@@ -72,12 +93,20 @@ class Filesystems:
         for device in self._types:
             self._note_watched(device)
 
-    def _watch_mounts(self, pid: int | str, *, done: set[int] | None = None) -> None:
+    def _watch_mounts(
+        self, pid: int | str, *, done: set[int] | None = None, only: int | None = None
+    ) -> None:
         """Marks what a process sees, but for the devices that are done; they are added there."""
         done = set(self._types) if done is None else done
+        tries: Counter[int] = Counter()
         for mount in self._procfs.mounts(pid):
+            if mount.filesystem in RENUMBERED:
+                self._note_mount(mount)
             if mount.filesystem in PSEUDO_FILESYSTEMS or mount.device in done:
                 continue
+            if only not in {None, mount.device} or tries[mount.device] >= _MAX_TRIES:
+                continue
+            tries[mount.device] += 1
             base = b"" if pid == "self" else os.fsencode(self._procfs.root / str(pid) / "root")
             path = base + os.fsencode(mount.mount_point)
             if self._mark(path):
@@ -89,9 +118,22 @@ class Filesystems:
                 self._refused.add(mount.device)
                 _log.debug(Event("filesystem_unwatched", {"path": path, "type": mount.filesystem}))
 
+    def _note_mount(self, mount: Mount) -> None:
+        self._mounts[mount.mount_id] = mount
+        self._mounts.move_to_end(mount.mount_id)
+        if len(self._mounts) > _MAX_MOUNTS:
+            self._mounts.popitem(last=False)
+
     def _note_watched(self, device: int) -> None:
-        if self._watched_devices is not None:
+        if self._watched_devices is None:
+            return
+        try:
             self._watched_devices.update(_DEVICE_KEY.pack(device), b"\1")
+        except KernelError as error:
+            # Full: of what runs there we are told at once, as of what has no mark.
+            if not self._is_full:
+                _log.warning(Event("filesystem_unnoted", {"error": str(error)}))
+            self._is_full = True
 
     def _forget(self, device: int) -> None:
         """It may live on in another mount namespace: what runs there is told of at once."""

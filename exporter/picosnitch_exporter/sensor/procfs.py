@@ -15,6 +15,8 @@ from pathlib import Path
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _CMDLINE_BYTES = 64 * 1024
 _DEVICE_MINOR_BITS = 20
+_OPENED = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""Without waiting for whoever has a lease on the file (fcntl(2), F_SETLEASE)."""
 _ESCAPED = re.compile(r"\\([0-3][0-7]{2})")
 
 PSEUDO_FILESYSTEMS = frozenset(
@@ -185,7 +187,7 @@ class Procfs:
         OSError
             if the process has vanished, is a kernel thread, or its file can't be read.
         """
-        return os.open(self.root / str(pid) / "exe", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(self.root / str(pid) / "exe", _OPENED)
 
     def reopen(self, handle: int) -> int:
         """For reading, what an O_PATH descriptor stands for.
@@ -195,7 +197,7 @@ class Procfs:
         OSError
             if it can't be read.
         """
-        return os.open(self.root / "self/fd" / str(handle), os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(self.root / "self/fd" / str(handle), _OPENED)
 
     def executable_path(self, pid: int) -> bytes | None:
         """What the link of a process' executable says, as its own mount namespace names it."""

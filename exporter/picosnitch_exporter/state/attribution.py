@@ -220,7 +220,7 @@ class Attributor:
             time_ns=record.time_ns,
             grace_ends_ns=self._clock() + self._grace_ns,
             flow=flow,
-            is_kernel=not record.executable.inode
+            is_kernel=not record.executable.is_file
             or (flow is not None and int(flow.flags) & _KERNEL > 0),
             unseen=record if isinstance(record, UnseenRecord) else None,
             uid=record.uid if isinstance(record, ProcessRecord) else 0,

@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -66,6 +67,12 @@ class Channel:
             self._sock.sendmsg([encode(frame)], ancillary)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise PeerGoneError("the other process has closed the stream") from error
+        except OSError as error:
+            # Too many descriptors of this user are on their way, of which a container's root may
+            # be one: unix(7).
+            if error.errno != errno.ETOOMANYREFS or not isinstance(frame, ExecutableSeen):
+                raise
+            self.send(replace(frame, reason=frame.reason or "no_descriptor"))
 
     def receive(self) -> tuple[Frame, int | None]:
         """The next frame and the descriptor that came with it, which is the caller's to close.
