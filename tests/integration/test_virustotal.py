@@ -177,6 +177,22 @@ def test_file_is_uploaded_and_its_analysis_awaited_when_it_is_unknown(
 
 
 @pytest.mark.usefixtures("_impatient")
+def test_file_is_sent_again_when_the_receipt_can_be_no_part_of_a_url(
+    server: VirusTotalServer, tmp_path: Path, program: Path
+) -> None:
+    receipt = b'{"data": {"type": "analysis", "id": "\\ud800"}}'
+    server.answers.extend([(404, error("NotFoundError"), {}), (200, receipt, {})])
+    asking = Asking(tmp_path, server.url, uploads=True)
+    assert asking.inquirer.held is not None
+    asking.inquirer.held.offer(SHA, os.open(program, os.O_RDONLY))
+    with asking as inquirer:
+        inquirer.ask(SHA, "x")
+        verdict(inquirer, 2)
+    expected = {"unknown": 1, "garbage": 1, "uploaded": 1, "queued": 1, "analysed": 1}
+    assert asking.results() == expected
+
+
+@pytest.mark.usefixtures("_impatient")
 def test_upload_url_is_asked_for_when_the_file_is_large(
     server: VirusTotalServer, tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

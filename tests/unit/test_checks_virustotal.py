@@ -139,6 +139,24 @@ def test_upload_url_is_used_when_it_is_of_the_same_site(*, is_trusted: bool, url
         virustotal.upload_url()
 
 
+@pytest.mark.parametrize("number", ["", " ", "a\n", "\ud800", "\xe9", "x" * 257, 1, None, ["x"]])
+def test_receipt_is_garbage_when_its_id_can_be_no_part_of_a_url(number: object) -> None:
+    body = json.dumps({"data": {"type": "analysis", "id": number}}).encode()
+    with pytest.raises(RefusedError, match="without an analysis") as caught:
+        asked(200, body).upload(Body(size_bytes=0, content_type="", pieces=()))
+    assert caught.value.result == "garbage"
+
+
+def test_answer_is_garbage_when_it_causes_what_nobody_has_foreseen() -> None:
+    said = Said(200, b"")
+    said.answer = cast("Answer", None)
+    virustotal = VirusTotal(cast("Client", said), base_url=BASE, api_key="s3cret")
+    for ask in (lambda: virustotal.look_up(SHA), virustotal.upload_url):
+        with pytest.raises(RefusedError, match="AttributeError") as caught:
+            ask()
+        assert caught.value.result == "garbage"
+
+
 @pytest.mark.parametrize(
     ("expected", "text"),
     [(7.0, "7"), (86_400.0, "99999999"), (0.0, "-1"), (0.0, "Fri, 31 Dec 1999"), (0.0, "")],

@@ -4,8 +4,10 @@ Sources: docs.virustotal.com/reference (files, upload_url, analyses, errors). An
 of the documented shape is `garbage` and never a verdict: a captive portal answers 200 and 404, too.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -32,6 +34,8 @@ _RESULTS: Final[dict[int, str]] = {
     HTTPStatus.TOO_MANY_REQUESTS: "quota",
 }
 _NOT_AVAILABLE_YET = "NotAvailableYet"
+_ANALYSIS = re.compile(r"[\x21-\x7e]{1,256}")
+"""An id as it can be put into a URL; theirs have some 60 characters of base64."""
 
 Fields = Mapping[str, object]
 
@@ -80,6 +84,18 @@ class Counts:
         )
 
 
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Whatever goes wrong with an answer is said of the answer: none of them ends the thread."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except Exception as error:
+        message = f"an answer that can't be dealt with: {type(error).__name__}"
+        raise RefusedError("garbage", message) from error
+
+
 class VirusTotal:
     """One request for each call.
 
@@ -92,6 +108,7 @@ class VirusTotal:
         self._base = urlsplit(base_url)
         self._api_key = api_key
 
+    @_translated()
     def look_up(self, sha256: Sha256) -> Counts | None:
         """What engines say of a content; None where VirusTotal does not know it."""
         answer = self._request("GET", f"{self._base_url}/files/{sha256}")
@@ -105,6 +122,7 @@ class VirusTotal:
             return Counts(malicious=0, suspicious=0, harmless=0, undetected=0)
         return _counts(stats)
 
+    @_translated()
     def upload_url(self) -> str:
         """Where a large file is to be sent; for one upload."""
         answer = self._request("GET", f"{self._base_url}/files/upload_url")
@@ -121,15 +139,21 @@ class VirusTotal:
             raise RefusedError("garbage", "an upload URL of another site")
         return url
 
+    @_translated()
     def upload(self, body: Body, *, url: str | None = None) -> str:
         """Sends a file; the id of its analysis."""
         answer = self._request("POST", url or f"{self._base_url}/files", body=body)
         data = _data(answer)
         number = data.get("id")
-        if data.get("type") != "analysis" or not isinstance(number, str) or not number:
+        if (
+            data.get("type") != "analysis"
+            or not isinstance(number, str)
+            or not _ANALYSIS.fullmatch(number)
+        ):
             raise RefusedError("garbage", "a receipt without an analysis")
         return number
 
+    @_translated()
     def analysis(self, number: str) -> Counts | None:
         """What engines say in an analysis; None while it is not completed."""
         answer = self._request("GET", f"{self._base_url}/analyses/{quote(number, safe='')}")
