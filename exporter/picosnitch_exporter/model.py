@@ -7,7 +7,7 @@ from array import array  # noqa: TC003 - the annotations stay readable at run ti
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, NewType
+from typing import Final, NamedTuple, NewType
 
 Sha256 = NewType("Sha256", str)
 """64 hexadecimal digits, or empty where the file could not be read."""
@@ -151,6 +151,12 @@ class CounterColumn:
     numbers: "array[int]"
     values: "array[int]"
     created_seconds: "array[float]"
+
+
+MAX_ENGINES: Final = 1_000_000
+"""Of VirusTotal; a number below it is believed."""
+LAST_SECONDS: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z: a later time can't be written as RFC 3339 has it."""
 
 
 class Verdict(StrEnum):

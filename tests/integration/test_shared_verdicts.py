@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from picosnitch_exporter.checks.client import Client
 from picosnitch_exporter.checks.inquirer import Inquirer
 from picosnitch_exporter.checks.pace import Pace
 from picosnitch_exporter.checks.virustotal import VirusTotal
+from picosnitch_exporter.errors import StorageError
 from picosnitch_exporter.log.remote import ServerError
 from picosnitch_exporter.log.server import sessions_of
 from picosnitch_exporter.log.shared import PERIOD_SECONDS, RETRY_SECONDS, ServerVerdicts
@@ -81,6 +83,39 @@ def test_last_verdict_is_found_when_another_host_has_told_it(account: ServerSett
     assert two.find(Sha256("ef" * 32)) is None
     one.close()
     two.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("checked", "1000000000000000"),
+        ("checked", "-1"),
+        ("malicious", "NULL"),
+        ("undetected", "NULL"),
+        ("malicious", "-1"),
+        ("harmless", "4611686018427387904"),
+    ],
+)
+def test_verdict_is_not_believed_when_a_number_can_not_be(
+    account: ServerSettings, server: DatabaseServer, column: str, value: str
+) -> None:
+    names = ("malicious", "suspicious", "harmless", "undetected", "checked")
+    numbers = dict.fromkeys(names, "1") | {column: value}
+    # Any host may have made the table, in whichever way.
+    columns = ", ".join(f"{name} BIGINT" for name in names)
+    made = f"CREATE TABLE picosnitch_verdicts (sha256 CHAR(64), verdict CHAR(9), {columns})"
+    row = f"('{SHA}', 'malicious', {', '.join(numbers.values())})"
+    for statement in (
+        made,
+        f"INSERT INTO picosnitch_verdicts VALUES {row}",  # noqa: S608
+        "GRANT SELECT ON picosnitch_verdicts TO vt",
+    ):
+        server.query(statement, database="verdicts")
+    with (
+        closing(ServerVerdicts(account, host="one")) as shared,
+        pytest.raises(StorageError, match="has a number that is none"),
+    ):
+        shared.find(SHA)
 
 
 def test_one_host_has_the_claim_when_all_want_it(account: ServerSettings) -> None:

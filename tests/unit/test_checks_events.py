@@ -44,7 +44,7 @@ def notice(number: int = 1, kind: EventKind = EventKind.NEW_EXECUTABLE) -> Notic
 notices = st.builds(
     Notice,
     kind=st.sampled_from(EventKind),
-    time_seconds=st.floats(0, 2e9),
+    time_seconds=st.floats(),
     executable=st.none() | st.builds(Executable, sha256=st.just(Sha256("a" * 64)), exe=TEXT),
     name=TEXT,
     parent_exe=TEXT,
@@ -75,6 +75,21 @@ def test_event_is_one_entry_everywhere_when_strangers_choose_names(notice: Notic
         entry = rest[9 + length :]
     assert len(names) == len(set(names))
     assert all(name.replace("_", "").isupper() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("expected", "seconds"),
+    [
+        ("9999-12-31T23:59:59", 1e15),
+        ("9999-12-31T23:59:59", float("inf")),
+        ("1970-01-01T00:00:00", -1e15),
+        ("1970-01-01T00:00:00", float("nan")),
+    ],
+)
+def test_time_is_the_nearest_when_it_can_not_be_written(expected: str, seconds: float) -> None:
+    event = replace(notice(), time_seconds=seconds)
+    assert json.loads(document([event]))["events"][0]["time"] == f"{expected}Z"
+    assert f" {expected}.000+00:00 " in syslog_line(event).decode()
 
 
 @given(body=TEXT, factor=st.integers(1, 2000))

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
 from picosnitch_exporter.catalog import label_value
-from picosnitch_exporter.model import Executable, Verdict
+from picosnitch_exporter.model import LAST_SECONDS, Executable, Verdict
 
 MAX_LISTED: Final = 5
 """Executables that one text names; of the others it gives the number."""
@@ -143,3 +144,8 @@ def clean(text: str) -> str:
     """Text of a stranger as a part of one line, within bounds."""
     text = label_value(text.translate(_CLEANED))
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
+
+
+def moment(seconds: float) -> datetime:
+    """A Unix time, or the nearest one that can be written (RFC 3339)."""
+    return datetime.fromtimestamp(min(max(0.0, seconds), LAST_SECONDS), UTC)

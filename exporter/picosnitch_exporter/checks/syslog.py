@@ -8,12 +8,11 @@ import platform
 import socket
 import struct
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from picosnitch_exporter import catalog
-from picosnitch_exporter.checks.events import Notice, Severity
+from picosnitch_exporter.checks.events import Notice, Severity, moment
 from picosnitch_exporter.state.cardinality import Counts
 
 JOURNAL: Final = Path("/run/systemd/journal/socket")
@@ -82,7 +81,7 @@ def _journal_field(name: str, value: str) -> bytes:
 def syslog_line(notice: Notice) -> bytes:
     """The event as RFC 5424 has it, with structured data."""
     priority = _FACILITY * 8 + _SEVERITIES[notice.severity]
-    stamp = datetime.fromtimestamp(notice.time_seconds, UTC).isoformat(timespec="milliseconds")
+    stamp = moment(notice.time_seconds).isoformat(timespec="milliseconds")
     host = "".join(each for each in platform.node() if "!" <= each <= "~") or "-"
     parameters = "".join(
         f' {name}="{_parameter(str(value))}"' for name, value in notice.fields().items()

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from picosnitch_exporter.checks.client import Answer, Body, Client, RequestError
 from picosnitch_exporter.errors import PicosnitchError
-from picosnitch_exporter.model import Sha256, Verdict, VirusTotalResult
+from picosnitch_exporter.model import MAX_ENGINES, Sha256, Verdict, VirusTotalResult
 
 SMALL_FILE_BYTES: Final = 32_000_000
 """What `POST /files` takes ('32MB'); beyond it, an upload URL has to be asked for."""
@@ -25,8 +25,6 @@ REQUEST_SECONDS: Final = 60.0
 UPLOAD_SECONDS: Final = 1800.0
 
 _KEY_HEADER = "x-apikey"
-_MAX_ENGINES = 1_000_000
-"""Anything below is believed."""
 _MAX_RETRY_AFTER_SECONDS = 86_400.0
 _RESULTS: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "bad_key",
@@ -242,7 +240,7 @@ def _counts(stats: object) -> Counts:
 
 def _count(stats: Fields, name: str) -> int:
     value = stats.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_ENGINES:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_ENGINES:
         raise RefusedError("garbage", f"a report without the number of {name}")
     return value
 

@@ -7,13 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.checks.client import Body, Client, RequestError
-from picosnitch_exporter.checks.events import Notice, compose
+from picosnitch_exporter.checks.events import Notice, compose, moment
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.state.cardinality import Counts
 
@@ -160,4 +159,4 @@ def document(batch: Sequence[Notice]) -> bytes:
 
 
 def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return moment(seconds).isoformat(timespec="seconds").replace("+00:00", "Z")

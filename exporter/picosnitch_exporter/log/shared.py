@@ -15,7 +15,14 @@ from picosnitch_exporter.log.dictionary import WORD_CHARACTERS
 from picosnitch_exporter.log.remote import PREFIX, ServerError, Session
 from picosnitch_exporter.log.schema import Dialect, Kind
 from picosnitch_exporter.log.server import sessions_of
-from picosnitch_exporter.model import KnownVerdict, Sha256, Verdict, VirusTotalResult
+from picosnitch_exporter.model import (
+    LAST_SECONDS,
+    MAX_ENGINES,
+    KnownVerdict,
+    Sha256,
+    Verdict,
+    VirusTotalResult,
+)
 from picosnitch_exporter.settings import ServerSettings
 
 PERIOD_SECONDS: Final = 600
@@ -55,7 +62,13 @@ class ServerVerdicts:
         self._retry_at = 0.0
 
     def find(self, sha256: Sha256) -> VirusTotalResult | None:
-        """What some host was told last."""
+        """What some host was told last.
+
+        Raises
+        ------
+        StorageError
+            if what the table says can't be: one host must not harm the others by it.
+        """
         rows = self._run(
             lambda session: session.fetch(
                 f"SELECT verdict, {', '.join(_COUNTS)}, checked FROM {_VERDICTS}"  # noqa: S608
@@ -66,6 +79,10 @@ class ServerVerdicts:
         if not rows:
             return None
         verdict, *numbers = rows[0]
+        limits = (*[MAX_ENGINES] * len(_COUNTS), LAST_SECONDS)
+        for number, limit in zip(numbers, limits, strict=True):
+            if not isinstance(number, int) or not 0 <= number < limit:
+                raise StorageError(f"{_VERDICTS} has a number that is none: {number!r:.80}")
         malicious, suspicious, harmless, undetected, checked = cast("list[int]", numbers)
         try:
             return VirusTotalResult(
