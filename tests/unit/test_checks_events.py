@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -221,6 +222,20 @@ def test_path_is_known_when_it_is_one_of_the_same_place() -> None:
         (EventKind.NEW_EXECUTABLE, "/bin/y"),
         (EventKind.NEW_HASH, "/bin/x"),
     ]
+
+
+def test_memory_is_bounded_when_strangers_choose_long_paths() -> None:
+    notifier = Notifier([], known=[known("/bin/old")], health=Health(), now=0.0)
+    tracemalloc.start()
+    try:
+        for number in range(500):
+            # Four bytes for each character, as CPython keeps it.
+            notifier.discovered([known(f"/{number}/{'a' * 4000}\U0001f600")])
+            notifier.tick(tuple, now=60.0 * number, time_seconds=1.0)
+        taken_bytes, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes < 500 * 1000
 
 
 STATS = "{'harmless': 0, 'suspicious': 0, 'timeout': 1, 'malicious': %d, 'undetected': 60}"

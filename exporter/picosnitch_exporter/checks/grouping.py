@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from picosnitch_exporter.checks.events import EventKind, Notice
+from picosnitch_exporter.model import HOST
+from picosnitch_exporter.state.cardinality import fingerprint
 
 GROUP_SECONDS: Final = 2.0
 """An installation brings many new executables at about the same time."""
@@ -78,9 +80,10 @@ class Grouping:
         )
 
     def _is_repeated(self, notice: Notice, now: float) -> bool:
-        key: _Key = (notice.kind, notice.executable, notice.verdict)
-        if notice.executable is None:
-            key = (notice.kind, notice.detail.partition(":")[0])
+        subject: object = notice.detail.partition(":")[0]
+        if notice.executable is not None:
+            subject = fingerprint((notice.executable, HOST))
+        key: _Key = (notice.kind, subject, notice.verdict)
         last = self._told.get(key)
         if last is not None and now - last < REPEAT_SECONDS:
             return True

@@ -10,19 +10,28 @@ from picosnitch_exporter import catalog
 from picosnitch_exporter.checks.events import EventKind, Message, Notice, compose
 from picosnitch_exporter.checks.grouping import Grouping
 from picosnitch_exporter.checks.health_watch import HealthWatch
-from picosnitch_exporter.model import Executable, KnownExecutable, KnownVerdict, Verdict
-from picosnitch_exporter.state.cardinality import Counts
+from picosnitch_exporter.model import (
+    HOST,
+    UNHASHED,
+    Executable,
+    KnownExecutable,
+    KnownVerdict,
+    Verdict,
+    Workload,
+)
+from picosnitch_exporter.state.cardinality import Counts, fingerprint
 from picosnitch_exporter.state.health import Family
 
 WATCH_SECONDS: Final = 5.0
 MAX_PATHS: Final = 200_000
-"""Paths that are known, 30 MB if there were so many; one more that is new is then told as such."""
+"""Paths that are known, 18 MB if there were so many; one more that is new is then told as such."""
 MAX_DISCOVERED: Final = 4096
 MAX_MESSAGE_BYTES: Final = 4096
 _CHANNEL = "desktop"
 _WARNING = (Verdict.SUSPICIOUS, Verdict.MALICIOUS)
 _BRACKET = "["
 """With which stand-ins for a path begin: kernel threads, and what could not be named."""
+_ELSEWHERE = Workload(container="any")
 
 
 class Channel(Protocol):
@@ -82,7 +91,7 @@ class Notifier:
     ) -> None:
         self._channels = channels
         self._health = health
-        self._paths = {_path(each) for each in known}
+        self._paths = {_place(each) for each in known}
         self._grouping = Grouping(is_first_start=not self._paths, now=now)
         self._watch = HealthWatch()
         self._next_watch = now
@@ -129,13 +138,13 @@ class Notifier:
             self._health.count(catalog.NOTIFICATIONS, ("all", "suppressed"), amount)
 
     def _consider(self, known: KnownExecutable, *, now: float) -> None:
-        path = _path(known)
+        place = _place(known)
         executable = known.executable
-        is_known = path in self._paths
+        is_known = place in self._paths
         if executable.exe.startswith(_BRACKET) or (is_known and not executable.sha256):
             return
         if len(self._paths) < MAX_PATHS:
-            self._paths.add(path)
+            self._paths.add(place)
         self._grouping.add(
             Notice(
                 kind=EventKind.NEW_HASH if is_known else EventKind.NEW_EXECUTABLE,
@@ -148,7 +157,12 @@ class Notifier:
         )
 
 
-def _path(known: KnownExecutable) -> tuple[str, bool]:
-    """The path, and whether it is one of the host: each image has its own files."""
+def _place(known: KnownExecutable) -> bytes:
+    """Stands for the path, and for whether it is one of the host: each image has its own files.
+
+    Strangers choose paths, which may take 16 KB each.
+    """
     workload = known.workload
-    return known.executable.exe, not (workload.container or workload.pod)
+    is_of_host = not (workload.container or workload.pod)
+    path = Executable(sha256=UNHASHED, exe=known.executable.exe)
+    return fingerprint((path, HOST if is_of_host else _ELSEWHERE))
