@@ -19,7 +19,7 @@ from picosnitch_exporter import catalog
 from picosnitch_exporter.checks import desk, desktop
 from picosnitch_exporter.checks.client import Client
 from picosnitch_exporter.checks.events import EventKind, Message, Notice, Severity
-from picosnitch_exporter.checks.launcher import Launcher, only_user
+from picosnitch_exporter.checks.launcher import RESTART_SECONDS, Launcher, only_user
 from picosnitch_exporter.checks.notifier import DesktopChannel, Notifier, encode
 from picosnitch_exporter.checks.syslog import Syslog
 from picosnitch_exporter.checks.webhook import Webhook
@@ -34,6 +34,7 @@ from picosnitch_exporter.model import (
 )
 from picosnitch_exporter.settings import LoggingSettings, NotificationSettings
 from picosnitch_exporter.state.health import Health
+from tests.clock import Clock
 from tests.session_bus import Logind, NotificationServer, Session, Shown, session_bus
 from tests.webhook_receiver import Receiver
 
@@ -230,6 +231,30 @@ def test_process_belongs_to_the_user_when_the_launcher_starts_it(folder: Path) -
     assert fields["Groups"].split() == []
     assert int(fields["CapPrm"], 16) == int(fields["CapEff"], 16) == 0
     assert not Path(f"/proc/{pid}").exists()
+
+
+@needs_root
+def test_launcher_goes_on_when_the_user_can_not_run_the_interpreter(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / str(USER)).mkdir()
+    os.chown(folder / str(USER), USER, USER)
+    locked = folder / "locked"
+    locked.mkdir(mode=0o700)
+    (locked / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(locked / "python"))
+    clock = Clock()
+    incoming, outgoing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with incoming, outgoing:
+        launcher = Launcher(incoming, uid=USER, runtime=folder, clock=clock)
+        for _ in range(5):
+            launcher._hand_on(USER, b"{}")
+            clock.now += RESTART_SECONDS
+        assert caplog.text.count("desktop_not_started") == 1
+        locked.chmod(0o755)
+        launcher._hand_on(USER, b"{}")
+        assert launcher._shower is not None
+        launcher._end()
 
 
 def test_message_is_dropped_when_nobody_has_a_session(folder: Path) -> None:

@@ -26,7 +26,9 @@ FOUND_SECONDS: Final = 10.0
 """How long the answer to whose session is active holds."""
 FIND_SECONDS: Final = 8.0
 RESTART_SECONDS: Final = 10.0
-"""Between two starts for the same user, where it has ended by itself."""
+"""Between two starts for the same user, where it has ended by itself or could not be started."""
+WARNING_SECONDS: Final = 60.0
+"""Between two warnings that it can't be started."""
 _NOBODY = 65534
 _MODULE = "picosnitch_exporter.checks.desktop"
 
@@ -38,7 +40,6 @@ class _Shower:
     uid: int
     process: "subprocess.Popen[bytes]"
     sock: socket.socket
-    started: float
 
 
 class Launcher:
@@ -64,6 +65,9 @@ class Launcher:
         self._found: int | None = None
         self._found_until = 0.0
         self._shower: _Shower | None = None
+        self._tried_for: int | None = None
+        self._next_try = 0.0
+        self._next_warning = 0.0
 
     def run(self) -> None:
         """Until the other end is closed."""
@@ -87,37 +91,52 @@ class Launcher:
     def _hand_on(self, uid: int, message: bytes) -> None:
         shower = self._shower
         if shower is not None and (shower.uid != uid or shower.process.poll() is not None):
-            is_early = shower.uid == uid and self._clock() - shower.started < RESTART_SECONDS
-            if is_early:
-                return
             self._end()
             shower = None
         if shower is None:
-            folder = self._runtime / str(uid)
-            if not is_folder_of(folder, uid):
-                return
-            shower = self._shower = self._start(uid, folder / "bus")
+            shower = self._shower = self._try_to_start(uid)
+        if shower is None:
+            return
         with contextlib.suppress(OSError):
             shower.sock.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _try_to_start(self, uid: int) -> _Shower | None:
+        folder = self._runtime / str(uid)
+        now = self._clock()
+        if (self._tried_for == uid and now < self._next_try) or not is_folder_of(folder, uid):
+            return None
+        self._tried_for, self._next_try = uid, now + RESTART_SECONDS
+        try:
+            return self._start(uid, folder / "bus")
+        except (OSError, subprocess.SubprocessError) as error:
+            # The user may have too many processes, or not reach the interpreter.
+            if now >= self._next_warning:
+                self._next_warning = now + WARNING_SECONDS
+                _log.warning(Event("desktop_not_started", {"uid": uid, "error": str(error)}))
+            return None
 
     def _start(self, uid: int, bus: Path) -> _Shower:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = subprocess.Popen(
-                _command("show", f"unix:path={bus}"),
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={"LANG": "C.UTF-8"},
-                start_new_session=True,
-                user=uid,
-                group=_gid_of(uid),
-                extra_groups=[],
-                umask=0o077,
-            )
+            try:
+                process = subprocess.Popen(
+                    _command("show", f"unix:path={bus}"),
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={"LANG": "C.UTF-8"},
+                    start_new_session=True,
+                    user=uid,
+                    group=_gid_of(uid),
+                    extra_groups=[],
+                    umask=0o077,
+                )
+            except (OSError, subprocess.SubprocessError):
+                ours.close()
+                raise
         _log.debug(Event("desktop_found", {"uid": uid}))
-        return _Shower(uid=uid, process=process, sock=ours, started=self._clock())
+        return _Shower(uid=uid, process=process, sock=ours)
 
     def _end(self) -> None:
         """Closes its socket, at which it ends; it is killed if it does not."""
