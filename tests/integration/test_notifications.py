@@ -17,6 +17,7 @@ import pytest
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.checks import desk, desktop
+from picosnitch_exporter.checks import launcher as launcher_module
 from picosnitch_exporter.checks.client import Client
 from picosnitch_exporter.checks.events import EventKind, Message, Notice, Severity
 from picosnitch_exporter.checks.launcher import RESTART_SECONDS, Launcher, only_user
@@ -255,6 +256,78 @@ def test_launcher_goes_on_when_the_user_can_not_run_the_interpreter(
         launcher._hand_on(USER, b"{}")
         assert launcher._shower is not None
         launcher._end()
+
+
+TRACED = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None)
+libc.prctl(0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER: anybody, where there is Yama
+if os.fork():
+    time.sleep(60)
+libc.ptrace(0x4206, os.getppid(), None, None)  # PTRACE_SEIZE
+open(sys.argv[1], "w").close()
+while os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+"""
+"""A program that is traced by its child, for as long as there is a file."""
+
+
+@contextmanager
+def traced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Has the launcher start such a program; its file."""
+    writable = folder / "writable"
+    writable.mkdir()
+    writable.chmod(0o777)
+    path = writable / "traced"
+    monkeypatch.setattr(
+        launcher_module, "_command", lambda *_: (sys.executable, "-I", "-c", TRACED, str(path))
+    )
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def is_over(thread: threading.Thread, path: Path) -> bool:
+    """Whether it ends while the program is traced; afterwards it does in any case."""
+    thread.join(10)
+    is_alive = thread.is_alive()
+    path.unlink()
+    thread.join(10)
+    return not is_alive
+
+
+@needs_root
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_launcher_goes_on_when_the_user_traces_the_program(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / str(USER)).mkdir()
+    os.chown(folder / str(USER), USER, USER)
+    incoming, outgoing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    launcher = Launcher(incoming, uid=USER, runtime=folder)
+    with incoming, traced(folder, monkeypatch) as path:
+        thread = threading.Thread(target=launcher.run)
+        thread.start()
+        with outgoing:
+            outgoing.send(b"{}")
+            wait_until(path.exists)
+        assert is_over(thread, path)
+
+
+@needs_root
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_nobody_is_found_when_somebody_traces_the_program(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher_module, "FIND_SECONDS", 3.0)
+    found: list[int | None] = []
+    with traced(folder, monkeypatch) as path:
+        thread = threading.Thread(target=lambda: found.append(launcher_module.find_user()))
+        thread.start()
+        wait_until(path.exists)
+        assert is_over(thread, path)
+    assert found == [None]
 
 
 def test_message_is_dropped_when_nobody_has_a_session(folder: Path) -> None:

@@ -29,6 +29,8 @@ RESTART_SECONDS: Final = 10.0
 """Between two starts for the same user, where it has ended by itself or could not be started."""
 WARNING_SECONDS: Final = 60.0
 """Between two warnings that it can't be started."""
+END_SECONDS: Final = 1.0
+"""For a program to end, when it should and when it has to."""
 _NOBODY = 65534
 _MODULE = "picosnitch_exporter.checks.desktop"
 
@@ -145,16 +147,25 @@ class Launcher:
             return
         shower.sock.close()
         try:
-            shower.process.wait(1.0)
+            shower.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            shower.process.kill()
-            shower.process.wait()
+            _kill(shower.process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Ends it, and goes on: who traces it can keep its end from us (ptrace(2)).
+
+    Popen asks after those that are left whenever it starts another one.
+    """
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
 
 
 def find_user() -> int | None:
     """Whose session is active, as a program says that runs as nobody."""
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             _command("find"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -164,13 +175,19 @@ def find_user() -> int | None:
             user=_NOBODY,
             group=_NOBODY,
             extra_groups=[],
-            timeout=FIND_SECONDS,
-            check=False,
         )
+        try:
+            output, _ = process.communicate(timeout=FIND_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise
+        finally:
+            if process.stdout is not None:
+                process.stdout.close()
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning(Event("desktop_not_found", {"error": str(error)}))
         return None
-    answer = done.stdout.strip()[:10]
+    answer = output.strip()[:10]
     uid = int(answer) if answer.isdigit() else 0
     # Root has no desktop that anything should be shown on unless it is named.
     return uid or None
