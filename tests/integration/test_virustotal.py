@@ -253,6 +253,10 @@ def test_upload_is_broken_off_when_the_file_was_changed(
     assert set(server.uploads) == {"incomplete"}
 
 
+REPORT = (
+    b'{"data": {"type": "file", "id": "%s", "attributes": {"last_analysis_stats":'
+    b' {"malicious": 1, "suspicious": 0, "harmless": 0, "undetected": 0}}}}' % SHA.encode()
+)
 WRONG: list[tuple[str, tuple[int, bytes, dict[str, str]]]] = [
     ("bad_key", (401, error("WrongCredentialsError"), {})),
     ("bad_key", (403, error("ForbiddenError"), {})),
@@ -268,6 +272,7 @@ WRONG: list[tuple[str, tuple[int, bytes, dict[str, str]]]] = [
     ("garbage", (200, b"", {})),
     ("garbage", (200, b"[]", {})),
     ("garbage", (200, b"[" * 100_000, {})),
+    ("garbage", (200, REPORT + b" " * 2**21, {})),
     ("garbage", (200, b'{"data": {"type": "file"}}', {})),
     ("garbage", (200, b'{"data": {"type": "file"}}', {"Content-Length": "9999"})),
 ]

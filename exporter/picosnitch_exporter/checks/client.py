@@ -19,8 +19,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from picosnitch_exporter import __version__
 from picosnitch_exporter.errors import PicosnitchError
 
-MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-"""Reports of VirusTotal on much examined files have some 500 KB."""
+MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
+"""Reports of VirusTotal on much examined files have some 500 KB. As objects, a list of
+empty lists of this length takes 52 MB for a moment."""
 SOCKET_SECONDS: Final = 15.0
 """For each step: to connect, to send a piece, to get one."""
 _PIECE_BYTES = 64 * 1024
