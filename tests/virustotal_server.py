@@ -106,10 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
                 state.changed.notify_all()
             threading.Event().wait(30)
         status, content, headers = self._answer("/" + path.lstrip("/"), body)
-        self._send(status, content, headers)
+        # Before it is answered: each request has a thread of its own here.
         with state.changed:
             state.requests.append(request)
             state.changed.notify_all()
+        self._send(status, content, headers)
 
     def _answer(self, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         state = self.state
