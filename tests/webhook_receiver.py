@@ -11,12 +11,16 @@ class Receiver:
     def __init__(self) -> None:
         self.documents: list[dict[str, object]] = []
         self.statuses: list[int] = []
+        self.max_bytes = 1_000_000
+        """As nginx has it unless it is told otherwise."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 status = receiver.statuses.pop(0) if receiver.statuses else 204
+                if len(body) > receiver.max_bytes:
+                    status = 413
                 if status < 300:
                     receiver.documents.append(json.loads(body))
                 self.send_response(status)

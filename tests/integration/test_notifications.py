@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -449,6 +451,55 @@ def test_events_are_given_up_when_the_receiver_refuses_them(
         wait_until(lambda: results(health, "webhook") == {"failed": 1})
     assert f"HTTP status {status}" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+def sent(receiver: Receiver) -> list[str]:
+    """The paths of the events that have arrived, in their order."""
+    return [
+        event["exe"]
+        for document in receiver.documents
+        for event in cast("list[dict[str, str]]", document["events"])
+    ]
+
+
+@pytest.mark.parametrize("max_bytes", [1_000_000, 60_000])
+def test_all_events_arrive_when_strangers_choose_long_names(
+    receiver: Receiver, max_bytes: int
+) -> None:
+    health = Health()
+    receiver.max_bytes = max_bytes
+    names = [os.fsdecode(b"/%d/" % number + b"\xff" * 4000) for number in range(100)]
+    with posting(receiver.url, health) as webhook:
+        webhook.tell([notice(name) for name in names])
+        wait_until(lambda: results(health, "webhook") == {"sent": 100})
+    assert sent(receiver) == [catalog.label_value(name) for name in names]
+
+
+def test_only_what_is_too_long_is_given_up_when_the_receiver_has_a_limit(
+    receiver: Receiver,
+) -> None:
+    health = Health()
+    receiver.max_bytes = 3000
+    names = [f"/{number}" for number in range(8)]
+    with posting(receiver.url, health) as webhook:
+        webhook.tell([notice(name) for name in (*names[:4], "/" * 4000, *names[4:])])
+        wait_until(lambda: results(health, "webhook") == {"sent": 8, "failed": 1})
+    assert sent(receiver) == names
+
+
+def test_alert_is_posted_first_when_others_have_filled_the_queue(receiver: Receiver) -> None:
+    health = Health()
+    failures: list[BaseException] = []
+    client = Client(socket_seconds=2)
+    webhook = Webhook(receiver.url, client=client, health=health, failed=failures.append)
+    webhook.tell([notice()] * 1100)
+    alert = replace(notice("/bad"), kind=EventKind.VERDICT, verdict=Verdict.MALICIOUS, malicious=1)
+    webhook.tell([alert])
+    webhook.start()
+    wait_until(lambda: results(health, "webhook") == {"dropped": 100, "sent": 1001})
+    webhook.close()
+    assert sent(receiver)[0] == "/bad"
+    assert not failures
 
 
 def test_events_are_counted_when_nobody_takes_them() -> None:

@@ -12,13 +12,16 @@ from typing import Final
 
 from picosnitch_exporter import catalog
 from picosnitch_exporter.checks.client import Body, Client, RequestError
-from picosnitch_exporter.checks.events import Notice, compose, moment
+from picosnitch_exporter.checks.events import Notice, Severity, compose, moment
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.state.cardinality import Counts
 
 CAPACITY: Final = 1000
-"""Events that wait while the receiver is away."""
+"""Events that wait while the receiver is away; of alerts as many more."""
 BATCH: Final = 100
+BATCH_BYTES: Final = 256 * 1024
+"""Of the events of a batch, if there are several. One whose names have 4 KB takes up to 40 KB, and
+receivers refuse what is too long (nginx: above 1 MB)."""
 TOTAL_SECONDS: Final = 20.0
 FIRST_RETRY_SECONDS: Final = 1.0
 LAST_RETRY_SECONDS: Final = 60.0
@@ -28,6 +31,7 @@ _JOIN_SECONDS = 0.5
 _CHANNEL = "webhook"
 # What will not be better the next time (RFC 9110, section 15.5), but for time-outs and quotas.
 _FINAL_STATUSES = range(HTTPStatus.MULTIPLE_CHOICES, HTTPStatus.INTERNAL_SERVER_ERROR)
+_TOO_LARGE = f"HTTP status {HTTPStatus.REQUEST_ENTITY_TOO_LARGE}"
 _RETRIED_STATUSES = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 _log = logging.getLogger(__name__)
@@ -55,6 +59,9 @@ class Webhook:
         self._first_retry_seconds = first_retry_seconds
         self._condition = threading.Condition()
         self._waiting: deque[Notice] = deque()
+        self._alerts: deque[Notice] = deque()
+        """They go first: others, which anybody can cause, must not keep them waiting."""
+        self._batch_bytes = BATCH_BYTES
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
 
@@ -65,8 +72,9 @@ class Webhook:
     def tell(self, notices: Sequence[Notice]) -> None:
         """Takes events of one kind."""
         with self._condition:
-            room = max(0, CAPACITY - len(self._waiting))
-            self._waiting.extend(notices[:room])
+            queue = self._queue(notices[0])
+            room = max(0, CAPACITY - len(queue))
+            queue.extend(notices[:room])
             self._condition.notify()
         if len(notices) > room:
             self._count("dropped", len(notices) - room)
@@ -83,34 +91,55 @@ class Webhook:
     def _run(self) -> None:
         try:
             while batch := self._next():
-                self._count(self._post(batch), len(batch))
+                problem = self._post(batch)
+                if problem == _TOO_LARGE and len(batch) > 1:
+                    self._put_back(batch)
+                    continue
+                if problem:
+                    _log.warning(Event("webhook_failed", {"error": problem, "events": len(batch)}))
+                self._count("failed" if problem else "sent", len(batch))
         except Exception as error:  # noqa: BLE001  (handed to the main loop, which ends with it)
             self._failed(error)
 
     def _next(self) -> list[Notice]:
         with self._condition:
-            while not self._waiting and not self._is_closed:
+            while not self._alerts and not self._waiting and not self._is_closed:
                 self._condition.wait()
             if self._is_closed:
-                self._count("dropped", len(self._waiting))
+                self._count("dropped", len(self._alerts) + len(self._waiting))
                 return []
-            return [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            queue = self._alerts or self._waiting
+            batch = [queue.popleft()]
+            size_bytes = _size(batch[0])
+            while queue and len(batch) < BATCH:
+                size_bytes += _size(queue[0])
+                if size_bytes > self._batch_bytes:
+                    break
+                batch.append(queue.popleft())
+            return batch
+
+    def _put_back(self, batch: list[Notice]) -> None:
+        """Has it sent in smaller ones, as all that comes after it."""
+        with self._condition:
+            self._batch_bytes = sum(map(_size, batch)) // 2
+            self._queue(batch[0]).extendleft(reversed(batch))
+
+    def _queue(self, notice: Notice) -> deque[Notice]:
+        return self._alerts if notice.severity is Severity.ALERT else self._waiting
 
     def _post(self, batch: list[Notice]) -> str:
-        """Delivers a batch or gives it up; how it ended."""
+        """Delivers a batch or gives it up; what went wrong at last, empty if nothing."""
         content = document(batch)
+        problem = ""
         pause_seconds = self._first_retry_seconds
         for attempt in range(1, MAX_ATTEMPTS + 1):
             problem, is_final = self._attempt(content)
-            if not problem:
-                return "sent"
-            if is_final or attempt == MAX_ATTEMPTS or self._is_closed:
+            if not problem or is_final or attempt == MAX_ATTEMPTS or self._is_closed:
                 break
             with self._condition:
                 self._condition.wait_for(lambda: self._is_closed, pause_seconds)
             pause_seconds = min(2 * pause_seconds, LAST_RETRY_SECONDS)
-        _log.warning(Event("webhook_failed", {"error": problem, "events": len(batch)}))
-        return "failed"
+        return problem
 
     def _attempt(self, content: bytes) -> tuple[str, bool]:
         """What went wrong, empty if nothing; and whether it would the next time."""
@@ -144,18 +173,23 @@ def document(batch: Sequence[Notice]) -> bytes:
         "host": host,
         "sent": _stamp(time.time()),
         "text": "\n".join(f"{host}: {each.title}\n{each.body}" for each in messages),
-        "events": [
-            {
-                "event": notice.kind,
-                "severity": notice.severity,
-                "time": _stamp(notice.time_seconds),
-                "message": notice.text,
-                **notice.fields(),
-            }
-            for notice in batch
-        ],
+        "events": [_event(notice) for notice in batch],
     }
     return json.dumps(value).encode("ascii")
+
+
+def _event(notice: Notice) -> dict[str, str | int]:
+    return {
+        "event": notice.kind,
+        "severity": notice.severity,
+        "time": _stamp(notice.time_seconds),
+        "message": notice.text,
+        **notice.fields(),
+    }
+
+
+def _size(notice: Notice) -> int:
+    return len(json.dumps(_event(notice)))
 
 
 def _stamp(seconds: float) -> str:
