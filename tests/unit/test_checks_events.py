@@ -1,4 +1,5 @@
 import json
+import platform
 import tracemalloc
 from dataclasses import replace
 
@@ -76,6 +77,35 @@ def test_event_is_one_entry_everywhere_when_strangers_choose_names(notice: Notic
         entry = rest[9 + length :]
     assert len(names) == len(set(names))
     assert all(name.replace("_", "").isupper() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("expected", "exe", "name"),
+    [
+        ("`/opt/&lt;!channel&gt;`", "/opt/<!channel>", "<!channel>"),
+        ("`&lt;http://a.io|x&gt; (/x)`", "/x", "<http://a.io|x>"),
+        ("`@all (/opt/'@here' &amp;amp;)`", "/opt/`@here` &amp;", "@all"),
+        ("`![x](http://a.io/x.png) (/*x*)`", "/*x*", "![x](http://a.io/x.png)"),
+    ],
+)
+def test_name_is_no_markup_when_a_chat_shows_it(expected: str, exe: str, name: str) -> None:
+    event = replace(notice(), executable=Executable(sha256=UNHASHED, exe=exe), name=name)
+    value = json.loads(document([event]))
+    title, line = value["text"].split("\n")
+    assert (title, expected) == (f"{platform.node()}: New on the network", line)
+    # What machines read is as it is.
+    assert (value["events"][0]["exe"], value["events"][0]["name"]) == (exe, name)
+
+
+@given(events=st.lists(notices, min_size=1, max_size=9))
+def test_text_is_code_but_for_titles_when_strangers_choose_names(events: list[Notice]) -> None:
+    text = json.loads(document(events))["text"]
+    assert "<" not in text
+    assert ">" not in text
+    for line in filter(None, text.split("\n")):
+        is_title = line.startswith(f"{platform.node()}: ")
+        assert line.count("`") == (0 if is_title else 2)
+        assert is_title or (line[0], line[-1]) == ("`", "`")
 
 
 @pytest.mark.parametrize(
