@@ -1,5 +1,6 @@
 """Questions and verdicts against a server that behaves as the public documentation says."""
 
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -11,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -355,6 +357,86 @@ def test_request_ends_when_the_answer_only_drips() -> None:
         thread.join()
     assert caught.value.result == "timeout"
     assert time.monotonic() - begun < 3
+
+
+@contextmanager
+def endless_proxy() -> Iterator[tuple[str, threading.Event]]:
+    """A proxy whose answer to CONNECT has no end; its URL, and whether it has begun."""
+    begun, stop = threading.Event(), threading.Event()
+
+    def drip() -> None:
+        connection, _address = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            begun.set()
+            while not stop.wait(0.02):
+                connection.sendall(b"a: b\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", begun
+        stop.set()
+        thread.join()
+
+
+def failure(client: Client, *, total_seconds: float) -> tuple[threading.Thread, list[str]]:
+    """A thread with a request over TLS, and how it comes to fail."""
+    results: list[str] = []
+
+    def request() -> None:
+        try:
+            client.request("GET", "https://vt.example/", total_seconds=total_seconds)
+        except RequestError as error:
+            results.append(error.result)
+
+    thread = threading.Thread(target=request)
+    thread.start()
+    return thread, results
+
+
+def test_request_ends_when_the_proxy_only_drips() -> None:
+    with endless_proxy() as (url, _begun):
+        thread, results = failure(Client(proxy_url=url, socket_seconds=20), total_seconds=0.3)
+        thread.join(10)
+        assert results == ["timeout"]
+
+
+def test_request_ends_when_it_is_aborted_in_a_proxy() -> None:
+    with endless_proxy() as (url, begun):
+        client = Client(proxy_url=url, socket_seconds=20)
+        thread, results = failure(client, total_seconds=60)
+        assert begun.wait(10)
+        client.abort()
+        thread.join(10)
+        assert len(results) == 1
+    with pytest.raises(RequestError) as caught:
+        client.request("GET", url, total_seconds=60)
+    assert caught.value.result == "timeout"
+
+
+def is_connecting(sock: socket.socket | None) -> bool:
+    """Whether it is in the state TCP_SYN_SENT (tcp(7), TCP_INFO)."""
+    return sock is not None and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x02"
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+def test_request_ends_when_nobody_takes_the_connection(*, is_aborted: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, ExitStack() as waiting:
+        # As many as wait there: the next one gets no answer at all.
+        for _ in range(4):
+            sock = waiting.enter_context(socket.socket())
+            sock.settimeout(0)
+            sock.connect_ex(listening.getsockname())
+        proxy = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        client = Client(proxy_url=proxy, socket_seconds=20)
+        thread, results = failure(client, total_seconds=60 if is_aborted else 0.3)
+        if is_aborted:
+            wait_until(lambda: is_connecting(client._under_way))
+            client.abort()
+        thread.join(10)
+        assert len(results) == 1
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -72,6 +72,7 @@ class Client:
         self._socket_seconds = socket_seconds
         self._context = context
         self._is_aborted = False
+        self._deadline = 0.0
         self._lock = threading.Lock()
         self._under_way: socket.socket | None = None
 
@@ -96,12 +97,12 @@ class Client:
         sent |= headers or {}
         if body is not None:
             sent |= {"Content-Type": body.content_type, "Content-Length": str(body.size_bytes)}
-        with _translated():
-            connection, target = self._connect(parts, sent)
+        with _translated(), self._watched(total_seconds):
+            connection, target = self._prepare(parts, sent)
             try:
-                with self._watched(connection, total_seconds):
-                    connection.request(method, target, headers=sent, body=_pieces(body))
-                    return _read(connection.getresponse())
+                connection.connect()
+                connection.request(method, target, headers=sent, body=_pieces(body))
+                return _read(connection.getresponse())
             finally:
                 connection.close()
 
@@ -109,12 +110,12 @@ class Client:
         """Ends the request that is under way, and lets no other begin."""
         with self._lock:
             self._is_aborted = True
-            _shut_down(self._under_way)
+        self._end()
 
-    def _connect(
+    def _prepare(
         self, parts: SplitResult, headers: dict[str, str]
     ) -> tuple[http.client.HTTPConnection, str]:
-        """An open connection, and what to ask for on it."""
+        """A connection that is not open yet, and what to ask for on it."""
         host, port = parts.hostname or "", parts.port
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         via = self._proxy or parts
@@ -138,7 +139,8 @@ class Client:
                 target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{target}"
         if parts.username:
             headers["Authorization"] = _basic(parts)
-        connection.connect()
+        # The only way to the socket while http.client waits for the proxy and for TLS.
+        connection._create_connection = self._open  # type: ignore[attr-defined]  # noqa: SLF001
         return connection, target
 
     def _proxy_headers(self) -> dict[str, str]:
@@ -146,21 +148,45 @@ class Client:
             return {}
         return {"Proxy-Authorization": _basic(self._proxy)}
 
-    @contextlib.contextmanager
-    def _watched(
-        self, connection: http.client.HTTPConnection, total_seconds: float
-    ) -> Iterator[None]:
-        """Ends the connection when time is up: a drop now and then would keep it for ever."""
-        # A socket of its own for the same connection, as TLS detaches the one below it.
-        watched = socket.socket(fileno=socket.dup(connection.sock.fileno()))
-        deadline = time.monotonic() + total_seconds
-        timer = threading.Timer(total_seconds, _shut_down, [watched])
-        timer.daemon = True
+    def _open(
+        self, address: tuple[str, int], timeout: float, _source_address: object
+    ) -> socket.socket:
+        """What socket.create_connection does, with a socket that is watched from the beginning."""
+        failure = OSError("the name has no address")
+        host, port = address
+        for family, kind, protocol, _name, where in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        ):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                self._watch(sock)
+                sock.settimeout(timeout)
+                sock.connect(where)
+                # What came between the two could not be told to a socket without a connection.
+                self._watch(sock)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                return sock
+        raise failure
+
+    def _watch(self, sock: socket.socket) -> None:
+        """Has `abort` and the end of the time end it; raises TimeoutError if they have come."""
         with self._lock:
-            if self._is_aborted:
-                watched.close()
-                raise RequestError("timeout", "stopping")
-            self._under_way = watched
+            if self._is_aborted or time.monotonic() >= self._deadline:
+                raise TimeoutError
+            if self._under_way is not None:
+                self._under_way.close()
+            # A socket of its own for the same connection, as TLS detaches the one below it.
+            self._under_way = sock.dup()
+
+    @contextlib.contextmanager
+    def _watched(self, total_seconds: float) -> Iterator[None]:
+        """Ends the connection when time is up: a drop now and then would keep it for ever."""
+        self._deadline = deadline = time.monotonic() + total_seconds
+        timer = threading.Timer(total_seconds, self._end)
+        timer.daemon = True
         timer.start()
         try:
             yield
@@ -173,10 +199,17 @@ class Client:
                 raise RequestError("timeout", f"no whole answer in {total_seconds:.0f} s")
         finally:
             timer.cancel()
-            with self._lock:
-                self._under_way = None
             timer.join()
-            watched.close()
+            with self._lock:
+                if self._under_way is not None:
+                    self._under_way.close()
+                self._under_way = None
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._under_way is not None:
+                with contextlib.suppress(OSError):
+                    self._under_way.shutdown(socket.SHUT_RDWR)
 
 
 def _basic(parts: SplitResult) -> str:
@@ -199,12 +232,6 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         raise RequestError("garbage", f"the answer ended {missing} bytes too early")
     headers = {name.lower(): value for name, value in response.getheaders()}
     return Answer(status=response.status, headers=headers, body=bytes(content))
-
-
-def _shut_down(sock: socket.socket | None) -> None:
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
