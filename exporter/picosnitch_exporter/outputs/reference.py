@@ -25,7 +25,8 @@ Each of these has the labels of the executable, before those in the table:
 - `namespace`, `pod`, `container`: only with Kubernetes or containers on; empty on the host.
 
 Executables beyond `metrics.max_executables` share `sha256="other", exe="other"`, so that sums
-always add up. Series of executables that have been silent for `metrics.stale_after_seconds` are
+always add up; so do the series of one executable beyond 256 (raw sockets have 256 protocols).
+Series of executables that have been silent for `metrics.stale_after_seconds` are
 dropped.
 
 `protocol` is the lower-case IANA keyword (tcp, udp, icmp, icmpv6, sctp, ...), packet for AF_PACKET,
