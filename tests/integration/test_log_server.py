@@ -256,6 +256,27 @@ def test_newer_tables_are_refused(place: Place) -> None:
         place.connected()
 
 
+def test_error_is_the_servers_when_a_value_is_none_of_ours(place: Place) -> None:
+    place.administer(
+        "CREATE TABLE picosnitch_schema (version varchar(20))",
+        "INSERT INTO picosnitch_schema (version) VALUES ('two')",
+        f"GRANT SELECT ON picosnitch_schema TO {place.account}",
+    )
+    with pytest.raises(ServerError, match="'two'") as raised:
+        place.connected()
+    assert raised.value.reason == "failed"
+
+
+def test_error_is_the_servers_when_the_driver_cannot_read_a_value(place: Place) -> None:
+    if place.server.kind != "postgresql":
+        pytest.skip("its driver reads no JSON")
+    session = sessions_of(place.settings())()
+    with pytest.raises(ServerError) as raised:
+        session.fetch("SELECT repeat('9', 5000)::json")
+    assert raised.value.reason == "failed"
+    session.close()
+
+
 def test_error_says_refused_when_the_password_is_wrong(place: Place) -> None:
     with pytest.raises(ServerError) as raised:
         place.connected(password="wrong")

@@ -1,6 +1,10 @@
 import queue
+import socket
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -66,6 +70,54 @@ def test_reason_is_refused_when_a_parameter_has_the_wrong_type() -> None:
     with pytest.raises(ServerError) as raised:
         connect()
     assert raised.value.reason == "refused"
+
+
+@contextmanager
+def answering(conversation: Callable[[socket.socket], None]) -> Iterator[int]:
+    """The port of a server that says this to whoever connects, once."""
+
+    def converse(listener: socket.socket) -> None:
+        with suppress(OSError), listener.accept()[0] as connection:
+            conversation(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(DEADLINE_SECONDS)
+        thread = threading.Thread(target=converse, args=(listener,))
+        thread.start()
+        yield int(listener.getsockname()[1])
+        thread.join()
+
+
+def errors(health: Health) -> float:
+    for family in health.collect():
+        if family.metric is catalog.LOG_ERRORS:
+            return sum(each.value for each in family.readings if each.labels[0] == "server")
+    return 0
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"\0\0\0\0",
+        b"\x01\0\0\0\x0a",
+        b"\x0c\0\0\x00\x0a5.5.5\0\1\0\0\0\0",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+)
+def test_courier_tries_again_when_no_mysql_server_answers(greeting: bytes) -> None:
+    health = Health()
+    failures: list[BaseException] = []
+    with answering(lambda connection: connection.sendall(greeting)) as port:
+        settings = chosen("pymysql", host="127.0.0.1", port=port, user="x")
+        courier = ServerCourier(settings, health=health)
+        courier.start(lambda _key: None, failures.append)
+        courier.bring(Batch(number=1, key=b"k", rows=1, body=encode_rows((row(),))))
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not (failures or errors(health)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    courier.close(timeout_seconds=DEADLINE_SECONDS)
+    assert failures == []
 
 
 def test_rows_are_the_same_when_they_have_waited() -> None:

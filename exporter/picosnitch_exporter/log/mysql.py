@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from picosnitch_exporter.errors import ConfigurationError, RequirementError
-from picosnitch_exporter.log.remote import PREFIX, ServerError, Session
+from picosnitch_exporter.log.remote import PREFIX, ServerError, Session, not_understood
 from picosnitch_exporter.log.schema import FACT_NAMES, Dialect, Kind
 from picosnitch_exporter.settings import ServerSettings
 
@@ -86,12 +86,12 @@ class _MysqlSession:
         self._error = pymysql.MySQLError
         # What the types are is not known before the parameters are: PyMySQL checks them itself.
         connect: Callable[..., Connection[Cursor]] = pymysql.connect
-        try:
-            with self._translating():
+        with self._translating():
+            try:
                 self._connection = connect(**parameters, charset="utf8mb4", autocommit=False)
-        except (ValueError, TypeError, RuntimeError) as error:
-            # Of a wrong type; or a way to log in that needs the package cryptography.
-            raise ServerError(f"PyMySQL: {error}", reason="refused") from error
+            except (ValueError, TypeError, RuntimeError) as error:
+                # Of a wrong type; or a way to log in that needs the package cryptography.
+                raise ServerError(f"PyMySQL: {error}", reason="refused") from error
 
     def execute(self, sql: str, values: Sequence[str | int | bytes] = ()) -> int:
         with self._translating(), self._connection.cursor() as cursor:
@@ -113,7 +113,7 @@ class _MysqlSession:
             " WHERE table_schema = DATABASE() AND table_name = %s",
             (table,),
         )
-        return frozenset(str(name) for (name,) in found)
+        return frozenset(str(name) for each in found for name in each)
 
     def insert_facts(self, table: str, rows: Iterable[Sequence[str | int | bytes]]) -> None:
         marks = ", ".join(["%s"] * len(FACT_NAMES))
@@ -139,8 +139,13 @@ class _MysqlSession:
     def _translating(self) -> Iterator[None]:
         try:
             yield
+        except ServerError:
+            raise
         except (self._error, OSError) as error:
             raise _translate(error) from error
+        except Exception as error:
+            # PyMySQL takes apart what it is sent without looking whether it can be.
+            raise not_understood("MySQL", error) from error
 
 
 def _translate(error: Exception) -> ServerError:

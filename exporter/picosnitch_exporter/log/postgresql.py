@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from picosnitch_exporter.errors import ConfigurationError, RequirementError
-from picosnitch_exporter.log.remote import PREFIX, ServerError, Session
+from picosnitch_exporter.log.remote import PREFIX, ServerError, Session, not_understood
 from picosnitch_exporter.log.schema import FACT_NAMES, Dialect, Kind
 from picosnitch_exporter.settings import ServerSettings
 
@@ -76,8 +76,8 @@ class _PostgresqlSession:
         self._error = psycopg.Error
         with self._translating():
             self._connection: psycopg.Connection = psycopg.connect(target)
-        encoding = self._connection.info.parameter_status("server_encoding")
-        self.is_ascii_only = encoding != _UNICODE
+        encoding = self._connection.pgconn.parameter_status(b"server_encoding")
+        self.is_ascii_only = encoding != _UNICODE.encode()
 
     def execute(self, sql: str, values: Sequence[str | int | bytes] = ()) -> int:
         with self._translating():
@@ -98,7 +98,7 @@ class _PostgresqlSession:
             " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
             (table,),
         )
-        return frozenset(str(name) for (name,) in found)
+        return frozenset(str(name) for each in found for name in each)
 
     def insert_facts(self, table: str, rows: Iterable[Sequence[str | int | bytes]]) -> None:
         sql = f"COPY {table} ({', '.join(FACT_NAMES)}) FROM STDIN"
@@ -127,6 +127,9 @@ class _PostgresqlSession:
             yield
         except self._error as error:
             raise _translate(error) from error
+        except Exception as error:
+            # Of a value that is not what its type says.
+            raise not_understood("PostgreSQL", error) from error
 
 
 def _translate(error: "psycopg.Error") -> ServerError:

@@ -10,7 +10,7 @@ The account needs INSERT and SELECT, and CREATE where the tables don't exist yet
 import itertools
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar
 
 from picosnitch_exporter.errors import StorageError
 from picosnitch_exporter.log.dictionary import WORD_CHARACTERS
@@ -59,6 +59,15 @@ class ServerError(StorageError):
         super().__init__(message)
         self.reason = reason
         """unreachable, refused or failed."""
+
+
+def not_understood(server: str, answer: object) -> ServerError:
+    """What a peer says that no such server would; drivers raise whatever comes of it."""
+    return ServerError(
+        f"what answers is no {server} server, or broken ({answer!r:.200}): "
+        "check host and port, and what is in between",
+        reason="failed",
+    )
 
 
 class Session(Protocol):
@@ -260,8 +269,12 @@ class RemoteLog:
                 f"SELECT digest, id FROM {name} WHERE digest IN ({marks})",  # noqa: S608 names
                 chunk,
             )
-            for digest, number in found:
-                yield bytes(cast("bytes", digest)), int(cast("int", number))
+            for each in found:
+                match each:
+                    case (bytes(digest), int(number)):
+                        yield digest, number
+                    case _:
+                        raise not_understood("database", each)
 
     def _add(self, table: Table, entries: dict[bytes, _Values]) -> None:
         insert, ignore = self._session.insert_or_ignore
@@ -315,7 +328,13 @@ class RemoteLog:
         if not self._session.columns(_VERSIONS):
             return
         found = self._session.fetch(f"SELECT max(version) FROM {_VERSIONS}")  # noqa: S608 a constant
-        version = int(cast("int", found[0][0] or 0))
+        match found:
+            case [(int(version),)]:
+                pass
+            case [(None,)]:
+                version = 0
+            case _:
+                raise not_understood("database", found)
         if version > SERVER_SCHEMA_VERSION:
             raise ServerError(
                 f"the server's tables have version {version}, this picosnitch-exporter knows "

@@ -12,7 +12,7 @@ from typing import Final, TypeVar, cast
 
 from picosnitch_exporter.errors import StorageError
 from picosnitch_exporter.log.dictionary import WORD_CHARACTERS
-from picosnitch_exporter.log.remote import PREFIX, ServerError, Session
+from picosnitch_exporter.log.remote import PREFIX, ServerError, Session, not_understood
 from picosnitch_exporter.log.schema import Dialect, Kind
 from picosnitch_exporter.log.server import sessions_of
 from picosnitch_exporter.model import (
@@ -76,17 +76,21 @@ class ServerVerdicts:
                 (sha256,),
             )
         )
-        if not rows:
-            return None
-        verdict, *numbers = rows[0]
         limits = (*[MAX_ENGINES] * len(_COUNTS), LAST_SECONDS)
+        match rows:
+            case []:
+                return None
+            case [(str(verdict), *numbers)] if len(numbers) == len(limits):
+                pass
+            case _:
+                raise not_understood("database", rows)
         for number, limit in zip(numbers, limits, strict=True):
             if not isinstance(number, int) or not 0 <= number < limit:
                 raise StorageError(f"{_VERDICTS} has a number that is none: {number!r:.80}")
         malicious, suspicious, harmless, undetected, checked = cast("list[int]", numbers)
         try:
             return VirusTotalResult(
-                verdict=Verdict(str(verdict)),
+                verdict=Verdict(verdict),
                 malicious=malicious,
                 suspicious=suspicious,
                 harmless=harmless,
@@ -131,7 +135,7 @@ class ServerVerdicts:
                 (sha256, period - 1),
             )
             if found:
-                return found[0][0] == self._host
+                return found[0][:1] == (self._host,)
             _add(session, _CLAIMS, "sha256, period, host", (sha256, period, self._host))
             # What others have added meanwhile is only seen in a new transaction.
             session.commit()
