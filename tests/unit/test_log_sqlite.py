@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
 from picosnitch_exporter.log import opening
 from picosnitch_exporter.log.sqlite import Database
-from picosnitch_exporter.model import HOST, Commit, Executable, Persisted, Sha256, Workload
+from picosnitch_exporter.model import (
+    HOST,
+    Commit,
+    Executable,
+    KnownVerdict,
+    Persisted,
+    Sha256,
+    Verdict,
+    VirusTotalResult,
+    Workload,
+)
 from tests.log_samples import (
     CURL,
     NOTHING,
@@ -221,6 +231,58 @@ def test_first_seen_stays_the_earliest_when_seen_again(opened: Callable[..., Dat
     database.commit(replace(NOTHING, executables=(known_executable(first_seen=5, last_seen=6),)))
     database.commit(replace(NOTHING, executables=(known_executable(first_seen=8, last_seen=9),)))
     assert database.load().executables == (known_executable(first_seen=5, last_seen=9),)
+
+
+def test_latest_are_loaded_when_their_paths_take_much_memory(
+    opened: Callable[..., Database],
+) -> None:
+    # One character beyond the basic plane, and each of the path takes four bytes.
+    paths = [f"/opt/\N{PACKAGE}{number:05}".ljust(4089, "x") for number in range(2_100)]
+    shells = [
+        replace(
+            known_executable(first_seen=number, last_seen=number),
+            executable=Executable(sha256=CURL.sha256, exe=path),
+        )
+        for number, path in enumerate(paths)
+    ]
+    files = [
+        replace(known_file(inode=number), path=path[::-1]) for number, path in enumerate(paths)
+    ]
+    judged = [
+        KnownVerdict(
+            sha256=Sha256(f"{number:064x}"),
+            exe=f"{path}/",
+            result=VirusTotalResult(verdict=Verdict.CLEAN, checked_seconds=number),
+        )
+        for number, path in enumerate(paths)
+    ]
+    database = opened()
+    database.commit(
+        replace(NOTHING, executables=tuple(shells), files=tuple(files), verdicts=tuple(judged)),
+    )
+    loaded = database.load()
+    texts = (
+        [each.executable.exe for each in loaded.executables],
+        [each.path for each in loaded.files],
+        [each.exe for each in loaded.verdicts],
+    )
+    for exes in texts:
+        assert 30 << 20 < sum(map(sys.getsizeof, exes)) < 33 << 20
+    assert shells[-1] == loaded.executables[0]
+    assert judged[-1] == loaded.verdicts[-1]
+    # It is known all the same.
+    assert shells[0] not in loaded.executables
+    assert database.commit(replace(NOTHING, executables=(shells[0],))) == ()
+
+
+def test_totals_that_are_to_be_forgotten_stay_away_when_loaded(
+    opened: Callable[..., Database],
+) -> None:
+    database = opened()
+    database.load()
+    database.commit(replace(NOTHING, totals=(total(5),)))
+    database.commit(replace(NOTHING, totals=(replace(total(0), created_seconds=0.0),)))
+    assert database.load().totals == ()
 
 
 def test_files_are_replaced_when_their_content_changed(opened: Callable[..., Database]) -> None:

@@ -5,8 +5,9 @@ All functions work inside the caller's transaction.
 
 import os
 import sqlite3
-from collections.abc import Iterable
-from typing import Final
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
 
 from picosnitch_exporter.log import verdicts
 from picosnitch_exporter.log.dictionary import Dictionary
@@ -52,10 +53,13 @@ TABLES: Final = (
 )
 MAX_LOADED: Final = 50_000
 """Executables and files that a start gets back, those seen last; the others stay where they are."""
+MAX_LOADED_BYTES: Final = 32 << 20
+"""Of the texts of each in memory, where a path of 4,096 bytes can take 16 KB."""
 MAX_FILES: Final = 200_000
 """Hashed files that are remembered: what is forgotten is hashed again."""
 
 _UINT64 = 1 << 64
+_Loaded = TypeVar("_Loaded")
 
 
 def save(
@@ -83,17 +87,17 @@ def save(
 
 
 def load(connection: sqlite3.Connection) -> Persisted:
-    """All that was saved."""
+    """What was saved, the latest of it where it is much."""
     state = load_state(connection)
     shared = _Shared()
     return Persisted(
         totals=tuple(_load_totals(connection, shared)),
-        executables=tuple(_load_executables(connection, shared)),
-        files=tuple(_load_files(connection, shared)),
+        executables=tuple(shared.bounded(_load_executables(connection, shared))),
+        files=tuple(shared.bounded(_load_files(connection, shared))),
         journal_segment=int(state.get("journal_segment", "0")),
         ring_instance=int(state.get("ring_instance", "0")),
         ring_position=int(state.get("ring_position", "0")),
-        verdicts=tuple(verdicts.load(connection)),
+        verdicts=tuple(shared.bounded(verdicts.load(connection, shared.word)))[::-1],
     )
 
 
@@ -189,11 +193,23 @@ class _Shared:
 
     def __init__(self) -> None:
         self._words: dict[str, str] = {}
+        self._size_bytes = 0
         self._executables: dict[tuple[str, str], Executable] = {}
         self._workloads = {_workload_values(HOST): HOST}
 
     def word(self, text: str) -> str:
-        return self._words.setdefault(text, text)
+        found = self._words.setdefault(text, text)
+        if found is text:
+            self._size_bytes += sys.getsizeof(text)
+        return found
+
+    def bounded(self, loaded: Iterable[_Loaded]) -> Iterator[_Loaded]:
+        """The first of what is loaded, until its texts take `MAX_LOADED_BYTES`."""
+        bound_bytes = self._size_bytes + MAX_LOADED_BYTES
+        for each in loaded:
+            yield each
+            if self._size_bytes >= bound_bytes:
+                return
 
     def executable(self, sha256: str, exe: str) -> Executable:
         found = self._executables.get((sha256, exe))
@@ -211,9 +227,10 @@ class _Shared:
 
 
 def _load_totals(connection: sqlite3.Connection, shared: _Shared) -> Iterable[CounterTotal]:
+    # All that have a series, so that none begins anew: `metrics.max_executables` bounds them.
     for row in connection.execute(
         "SELECT metric, sha256, exe, namespace, pod, container, protocol, scope, direction,"
-        " value, created FROM totals JOIN executables ON id = executable_id",
+        " value, created FROM totals JOIN executables ON id = executable_id WHERE created <> 0",
     ):
         yield CounterTotal(
             metric=shared.word(row[0]),
@@ -275,9 +292,11 @@ def _save_executables(
 def _load_executables(connection: sqlite3.Connection, shared: _Shared) -> Iterable[KnownExecutable]:
     for row in connection.execute(
         "SELECT e.sha256, e.exe, k.namespace, k.pod, k.container, k.name, p.sha256, p.exe,"
-        " k.size, k.first_seen, k.last_seen FROM known_executables k"
-        " JOIN executables e ON e.id = k.executable_id JOIN executables p ON p.id = k.parent_id"
-        " ORDER BY k.last_seen DESC LIMIT ?",
+        " k.size, k.first_seen, k.last_seen"
+        # Sorted before there are paths, which would have to be sorted on the disk.
+        " FROM (SELECT * FROM known_executables ORDER BY last_seen DESC LIMIT ?) k"
+        " CROSS JOIN executables e ON e.id = k.executable_id"
+        " CROSS JOIN executables p ON p.id = k.parent_id",
         (MAX_LOADED,),
     ):
         yield KnownExecutable(
@@ -315,7 +334,8 @@ def _save_files(connection: sqlite3.Connection, files: Iterable[KnownFile], now:
 def _load_files(connection: sqlite3.Connection, shared: _Shared) -> Iterable[KnownFile]:
     for row in connection.execute(
         "SELECT device, inode, generation, size, modified_ns, changed_ns, sha256, path, is_racy"
-        " FROM known_files ORDER BY hashed DESC LIMIT ?",
+        " FROM (SELECT device, inode, generation FROM known_files ORDER BY hashed DESC LIMIT ?)"
+        " CROSS JOIN known_files USING (device, inode, generation)",
         (MAX_LOADED,),
     ):
         yield KnownFile(

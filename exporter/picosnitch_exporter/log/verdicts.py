@@ -4,7 +4,7 @@ All functions work inside the caller's transaction.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from picosnitch_exporter.log.dictionary import Dictionary
@@ -57,18 +57,18 @@ def add(
     connection.executemany(_ADD, _values(dictionary, verdicts))
 
 
-def load(connection: sqlite3.Connection) -> Iterator[KnownVerdict]:
-    """The verdicts, latest last."""
+def load(connection: sqlite3.Connection, word: Callable[[str], str]) -> Iterator[KnownVerdict]:
+    """The verdicts, latest first; `word` makes one object of equal texts."""
     rows = connection.execute(
         "SELECT v.sha256, e.exe, v.verdict, v.malicious, v.suspicious, v.harmless, v.undetected,"
         " v.checked FROM (SELECT * FROM verdicts ORDER BY checked DESC LIMIT ?) v"
-        " JOIN executables e ON e.id = v.executable_id ORDER BY v.checked",
+        " CROSS JOIN executables e ON e.id = v.executable_id",
         (MAX_LOADED,),
     )
     for row in rows:
         yield KnownVerdict(
-            sha256=Sha256(row[0]),
-            exe=row[1],
+            sha256=Sha256(word(row[0])),
+            exe=word(row[1]),
             result=VirusTotalResult(
                 verdict=Verdict(row[2]),
                 malicious=row[3],
