@@ -529,6 +529,41 @@ def test_damaged_database_is_set_aside_when_committing(
     assert query(path, "SELECT count(*) FROM connection_log") == [(1,)]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE totals SET scope = 'pubmic'",
+        "UPDATE totals SET value = -1",
+        "UPDATE totals SET value = x'00'",
+        "UPDATE known_executables SET first_seen = 'yesterday'",
+        "UPDATE known_executables SET name = x'00'",
+        "UPDATE known_files SET path = 1.5",
+        "UPDATE executables SET exe = CAST(x'2fff' AS TEXT)",
+        "UPDATE state SET value = '1x' WHERE name = 'ring_position'",
+        "UPDATE state SET value = '-1' WHERE name = 'journal_segment'",
+        "INSERT INTO outbox (target, key, rows, body) VALUES ('tex', x'00', 1, x'00')",
+    ],
+)
+def test_damaged_database_is_set_aside_when_values_are_not_what_was_saved(
+    opened: Callable[..., Database],
+    path: Path,
+    damage: str,
+) -> None:
+    database = opened()
+    database.load()
+    executables = (known_executable(first_seen=NOW, last_seen=NOW),)
+    saved = replace(NOTHING, totals=(total(5),), executables=executables, files=(known_file(),))
+    database.commit(saved)
+    database.close()
+    with shell(path) as connection:
+        connection.execute(damage)
+    database = opened()
+    assert Persisted() == database.load()
+    assert database.set_aside == 1
+    database.commit(replace(saved, journal_segment=2))
+    assert database.load().totals == saved.totals
+
+
 def test_disk_is_not_filled_with_databases_when_each_is_damaged_at_once(
     opened: Callable[..., Database],
     path: Path,

@@ -87,16 +87,22 @@ def save(
 
 
 def load(connection: sqlite3.Connection) -> Persisted:
-    """What was saved, the latest of it where it is much."""
+    """What was saved, the latest of it where it is much.
+
+    Raises
+    ------
+    ValueError, TypeError
+        if something has a value or type that nothing was ever saved with.
+    """
     state = load_state(connection)
     shared = _Shared()
     return Persisted(
         totals=tuple(_load_totals(connection, shared)),
         executables=tuple(shared.bounded(_load_executables(connection, shared))),
         files=tuple(shared.bounded(_load_files(connection, shared))),
-        journal_segment=int(state.get("journal_segment", "0")),
-        ring_instance=int(state.get("ring_instance", "0")),
-        ring_position=int(state.get("ring_position", "0")),
+        journal_segment=_count(int(state.get("journal_segment", "0"))),
+        ring_instance=_count(int(state.get("ring_instance", "0"))),
+        ring_position=_count(int(state.get("ring_position", "0"))),
         verdicts=tuple(shared.bounded(verdicts.load(connection, shared.word)))[::-1],
     )
 
@@ -198,6 +204,8 @@ class _Shared:
         self._workloads = {_workload_values(HOST): HOST}
 
     def word(self, text: str) -> str:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r:.100} is no text")
         found = self._words.setdefault(text, text)
         if found is text:
             self._size_bytes += sys.getsizeof(text)
@@ -241,8 +249,8 @@ def _load_totals(connection: sqlite3.Connection, shared: _Shared) -> Iterable[Co
                 scope=Scope(row[7]),
                 direction=Direction(row[8]),
             ),
-            value=row[9],
-            created_seconds=row[10],
+            value=_count(row[9]),
+            created_seconds=float(row[10]),
         )
 
 
@@ -304,9 +312,9 @@ def _load_executables(connection: sqlite3.Connection, shared: _Shared) -> Iterab
             workload=shared.workload(row[2], row[3], row[4]),
             name=shared.word(row[5]),
             parent=shared.executable(row[6], row[7]),
-            size_bytes=row[8],
-            first_seen_seconds=row[9],
-            last_seen_seconds=row[10],
+            size_bytes=int(row[8]),
+            first_seen_seconds=float(row[9]),
+            last_seen_seconds=float(row[10]),
         )
 
 
@@ -339,10 +347,12 @@ def _load_files(connection: sqlite3.Connection, shared: _Shared) -> Iterable[Kno
         (MAX_LOADED,),
     ):
         yield KnownFile(
-            identity=FileIdentity(device=row[0], inode=row[1] % _UINT64, generation=row[2]),
-            size_bytes=row[3],
-            modified_ns=row[4],
-            changed_ns=row[5],
+            identity=FileIdentity(
+                device=int(row[0]), inode=int(row[1]) % _UINT64, generation=int(row[2])
+            ),
+            size_bytes=int(row[3]),
+            modified_ns=int(row[4]),
+            changed_ns=int(row[5]),
             sha256=Sha256(shared.word(row[6])),
             path=shared.word(os.fsdecode(row[7])),
             is_racy=bool(row[8]),
@@ -351,6 +361,12 @@ def _load_files(connection: sqlite3.Connection, shared: _Shared) -> Iterable[Kno
 
 def _workload_values(workload: Workload) -> tuple[str, str, str]:
     return storable(workload.namespace), storable(workload.pod), storable(workload.container)
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r:.100} is no count")
+    return value
 
 
 def _signed(value: int) -> int:

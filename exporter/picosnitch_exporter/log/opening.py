@@ -99,8 +99,10 @@ def set_aside(path: Path, now: float) -> Path:
 
 def translate_sqlite(error: sqlite3.Error, path: Path) -> StorageError:
     """An error of SQLite as the matching `StorageError`."""
-    # The lower byte is the primary code (sqlite.org/rescode.html).
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    # The lower byte is the primary code (sqlite.org/rescode.html). Python's module itself, which
+    # gives none, says OperationalError of a text that is not UTF-8, and only of that.
+    unknown = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else 0
+    code = getattr(error, "sqlite_errorcode", unknown) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageBusyError(
             f"{path} is locked by another process: close the shell that has it open",
@@ -108,8 +110,13 @@ def translate_sqlite(error: sqlite3.Error, path: Path) -> StorageError:
     if code == sqlite3.SQLITE_FULL:
         return StorageFullError(f"no room for {path}: free some space")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return CorruptError(f"{path} is damaged: {error}")
+        return damaged(error, path)
     return StorageError(f"{path}: {error}")
+
+
+def damaged(error: Exception, path: Path) -> CorruptError:
+    """What is in the database is nothing that was ever written there."""
+    return CorruptError(f"{path} is damaged: {error}")
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

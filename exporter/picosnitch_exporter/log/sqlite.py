@@ -13,6 +13,7 @@ from picosnitch_exporter.log.dictionary import Dictionary
 from picosnitch_exporter.log.facts import insert_rows
 from picosnitch_exporter.log.opening import (
     CorruptError,
+    damaged,
     open_database,
     set_aside,
     translate_sqlite,
@@ -189,13 +190,16 @@ class Database:
             self._connection = None
 
     def _load(self) -> Persisted:
-        with self._transaction() as connection:
-            self.is_same_boot = books.begin_boot(connection, self._boot_id)
-            books.forget_stale(
-                connection,
-                totals_before=self._clock() - self._stale_after_seconds,
-            )
-            return books.load(connection)
+        try:
+            with self._transaction() as connection:
+                self.is_same_boot = books.begin_boot(connection, self._boot_id)
+                books.forget_stale(
+                    connection,
+                    totals_before=self._clock() - self._stale_after_seconds,
+                )
+                return books.load(connection)
+        except (ValueError, TypeError) as error:
+            raise damaged(error, self._path) from error
 
     def _commit(self, commit: Commit, parcels: tuple[Parcel, ...]) -> tuple[KnownExecutable, ...]:
         now = self._clock()
@@ -262,6 +266,9 @@ class Database:
         except sqlite3.Error as error:
             connection.close()
             raise translate_sqlite(error, self._path) from error
+        except (ValueError, TypeError) as error:
+            connection.close()
+            raise damaged(error, self._path) from error
         self._dictionary = Dictionary(connection)
         self._connection = connection
         return connection

@@ -58,7 +58,13 @@ def add(
 
 
 def load(connection: sqlite3.Connection, word: Callable[[str], str]) -> Iterator[KnownVerdict]:
-    """The verdicts, latest first; `word` makes one object of equal texts."""
+    """The verdicts, latest first; `word` makes one object of equal texts.
+
+    Raises
+    ------
+    ValueError, TypeError
+        if something has a value or type that nothing was ever saved with.
+    """
     rows = connection.execute(
         "SELECT v.sha256, e.exe, v.verdict, v.malicious, v.suspicious, v.harmless, v.undetected,"
         " v.checked FROM (SELECT * FROM verdicts ORDER BY checked DESC LIMIT ?) v"
@@ -71,11 +77,11 @@ def load(connection: sqlite3.Connection, word: Callable[[str], str]) -> Iterator
             exe=word(row[1]),
             result=VirusTotalResult(
                 verdict=Verdict(row[2]),
-                malicious=row[3],
-                suspicious=row[4],
-                harmless=row[5],
-                undetected=row[6],
-                checked_seconds=row[7],
+                malicious=int(row[3]),
+                suspicious=int(row[4]),
+                harmless=int(row[5]),
+                undetected=int(row[6]),
+                checked_seconds=float(row[7]),
             ),
         )
 
