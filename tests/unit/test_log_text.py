@@ -158,6 +158,20 @@ def test_data_is_whole_when_an_append_was_killed_anywhere(
     assert path.read_bytes() == before.replace(b"2", b"") + b"\n" + data
 
 
+def test_data_is_whole_when_what_is_before_it_looks_the_same(path: Path) -> None:
+    line = b"2023-11-14 22:13:20,1\n"
+    file = TextFile(path)
+    file.append(line)
+    before = file.end()
+    file.finish(line, before=before)
+    assert path.read_bytes() == 2 * line
+    file.finish(line, before=before)
+    assert path.read_bytes() == 2 * line
+    path.write_bytes(b"")
+    file.finish(line, before=before)
+    assert path.read_bytes() == line
+
+
 def test_error_is_one_line_and_not_repeated_when_logged(tmp_path: Path) -> None:
     path = tmp_path / "error.log"
     logger = logging.Logger("of this test")  # noqa: LOG001 not one that others see

@@ -11,7 +11,7 @@ from picosnitch_exporter import catalog
 from picosnitch_exporter.catalog import Metric
 from picosnitch_exporter.log.outbox import Batch, Parcel, Target
 from picosnitch_exporter.log.sqlite import Database
-from picosnitch_exporter.log.text import csv_lines
+from picosnitch_exporter.log.text import TextFile, csv_lines
 from picosnitch_exporter.log.writer import QUEUED_COMMITS, LogWriter
 from picosnitch_exporter.model import Commit, KnownExecutable
 from picosnitch_exporter.settings import LogSettings, SqliteSettings, TextSettings
@@ -203,20 +203,64 @@ def test_rows_wait_for_the_text_log_when_it_cannot_be_written(bench: Bench) -> N
     assert bench.count() == 3
 
 
+@pytest.mark.parametrize("written", [slice(0), slice(None), slice(70)])
 def test_text_rows_are_written_once_when_the_process_was_killed_before_or_after(
     bench: Bench,
+    written: slice,
 ) -> None:
     body = csv_lines((row(), row(rport=80)))
-    for written in (b"", body, body[:70]):
-        path = bench.storage / "conn.log"
-        path.write_bytes(written)
-        database = Database(bench.storage / "snitch.db", boot_id="boot")
-        parcel = Parcel(target=Target.TEXT, rows=2, body=body)
-        database.commit(commit(row(), row(rport=80)), parcels=(parcel,))
-        database.close()
-        with bench.writer():
-            pass
-        assert path.read_bytes() == body
+    path = bench.storage / "conn.log"
+    path.write_bytes(body[written])
+    database = Database(bench.storage / "snitch.db", boot_id="boot")
+    parcel = Parcel(target=Target.TEXT, rows=2, body=body)
+    database.commit(commit(row(), row(rport=80)), parcels=(parcel,))
+    database.close()
+    with bench.writer():
+        pass
+    assert path.read_bytes() == body
+
+
+def test_text_rows_are_written_once_when_the_process_was_killed_between_equal_ones(
+    bench: Bench,
+) -> None:
+    body = csv_lines((row(), row()))
+    parcel = Parcel(target=Target.TEXT, rows=2, body=body)
+    conn_log = TextFile(bench.storage / "conn.log")
+    database = Database(bench.storage / "snitch.db", boot_id="boot")
+    database.commit(commit(), parcels=(parcel, parcel))
+    first = database.first_waiting(Target.TEXT)
+    assert first is not None
+    conn_log.append(first.body)
+    database.arrived(Target.TEXT, first.key, text_end=conn_log.end())
+    database.close()
+    conn_log.close()
+    with bench.writer():
+        pass
+    assert (bench.storage / "conn.log").read_bytes() == 2 * body
+
+
+def test_window_is_several_batches_in_order_when_it_has_many_rows(bench: Bench) -> None:
+    courier = RecordingCourier()
+    rows = [row(rport=port) for port in range(2_500)]
+    with bench.writer(courier=courier) as writer:
+        writer.submit(commit(*rows))
+        for number in range(3):
+            wait_for(lambda: len(courier.batches) > number)  # noqa: B023 called at once
+            courier.arrived(courier.batches[number].key)
+        wait_for(lambda: bench.value(catalog.LOG_ROWS_WAITING, "server") == 0)
+    assert [batch.rows for batch in courier.batches] == [1_000, 1_000, 500]
+    assert len({batch.key for batch in courier.batches}) == 3
+    assert bench.lines() == csv_lines(tuple(rows)).decode().splitlines()
+
+
+def test_rows_that_fit_are_kept_when_the_outbox_has_no_room_for_all(bench: Bench) -> None:
+    rows = [row(rport=port) for port in range(2_500)]
+    with bench.writer() as writer:
+        limit_bytes = len(csv_lines(tuple(rows[:1_500])))
+        writer._database._outbox.limit_bytes[Target.TEXT] = limit_bytes
+        writer.submit(commit(*rows))
+    assert bench.lines() == csv_lines((*rows[:1_000], *rows[2_000:])).decode().splitlines()
+    assert bench.value(catalog.LOG_ROWS_DROPPED, "text", "full") == 1_000
 
 
 def test_executables_are_named_once_when_they_are_new(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from picosnitch_exporter.model import Commit, KnownExecutable, KnownVerdict, Per
 DAY_SECONDS: Final = 86_400
 _SET_ASIDE_SECONDS: Final = 60
 """At most one damaged database in this time: a broken disk must not be filled with them."""
+_TEXT_END: Final = "text_end"
 
 _log = logging.getLogger(__name__)
 
@@ -95,9 +96,11 @@ class Database:
         self,
         commit: Commit,
         *,
-        parcels: tuple[Parcel, ...] = (),
+        parcels: Iterable[Parcel] = (),
     ) -> tuple[KnownExecutable, ...]:
         """Makes all of it durable, or nothing; returns the executables that were never seen before.
+
+        `parcels` is gone through once more where a damaged database is set aside.
 
         Raises
         ------
@@ -147,8 +150,8 @@ class Database:
         except sqlite3.Error as error:
             raise translate_sqlite(error, self._path) from error
 
-    def arrived(self, target: Target, key: bytes) -> None:
-        """Forgets the batch with this key, if it is the first.
+    def arrived(self, target: Target, key: bytes, *, text_end: str = "") -> None:
+        """Forgets the batch with this key, if it is the first; `text_end` is where conn.log ends.
 
         Raises
         ------
@@ -157,6 +160,21 @@ class Database:
         """
         with self._transaction() as connection:
             self._outbox.remove(connection, target, key)
+            if text_end:
+                books.save_state(connection, {_TEXT_END: text_end})
+
+    def text_end(self) -> str:
+        """Where conn.log ended when its last batch had arrived, empty where that is not known.
+
+        Raises
+        ------
+        StorageError
+            if it can't be read.
+        """
+        try:
+            return books.load_state(self._reopened()).get(_TEXT_END, "")
+        except sqlite3.Error as error:
+            raise translate_sqlite(error, self._path) from error
 
     def prune(self) -> bool:
         """Deletes one small portion of what is too old; true if there is more.
@@ -201,7 +219,7 @@ class Database:
         except (ValueError, TypeError) as error:
             raise damaged(error, self._path) from error
 
-    def _commit(self, commit: Commit, parcels: tuple[Parcel, ...]) -> tuple[KnownExecutable, ...]:
+    def _commit(self, commit: Commit, parcels: Iterable[Parcel]) -> tuple[KnownExecutable, ...]:
         now = self._clock()
         rows = commit.rows if self._keep_rows else ()
         newest = max((row.contime for row in rows), default=now)
@@ -210,9 +228,13 @@ class Database:
             self._dictionary.begin(int(max(now, newest) // DAY_SECONDS))
             insert_rows(connection, self._dictionary, rows)
             new = books.save(connection, self._dictionary, commit, now=now)
-            dropped = [each for each in parcels if not self._outbox.add(connection, each)]
-        for parcel in dropped:
-            self._outbox.waiting[parcel.target].rows_dropped += parcel.rows
+            dropped = [
+                (each.target, each.rows)
+                for each in parcels
+                if not self._outbox.add(connection, each)
+            ]
+        for target, count in dropped:
+            self._outbox.waiting[target].rows_dropped += count
         self.rows_written += len(rows)
         return new
 

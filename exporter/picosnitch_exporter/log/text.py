@@ -117,8 +117,22 @@ class TextFile:
             self._cut(before)
             raise translate(error, f"cannot write {self._path}") from error
 
-    def finish(self, data: bytes) -> None:
+    def end(self) -> str:
+        """Which file it is, and where it ends.
+
+        Raises
+        ------
+        StorageError
+            if the file can't be opened.
+        """
+        state = os.fstat(self._open())
+        return f"{state.st_dev} {state.st_ino} {state.st_size}"
+
+    def finish(self, data: bytes, *, before: str = "") -> None:
         """Adds those bytes of `data` that an append() which was killed has not added.
+
+        `before` is the `end` that it had found: lines before it may be the same as the first ones
+        of `data`. Where it is none of this file, all of the file may be that append's.
 
         Raises
         ------
@@ -127,8 +141,11 @@ class TextFile:
         """
         descriptor = self._open()
         size_bytes = os.fstat(descriptor).st_size
+        file, _space, begin = before.rpartition(" ")
+        is_known = self.end().startswith(f"{file} ") and begin.isdecimal()
+        start = int(begin) if is_known and int(begin) <= size_bytes else 0
         try:
-            end = os.pread(descriptor, len(data), max(0, size_bytes - len(data)))
+            end = os.pread(descriptor, len(data), max(start, size_bytes - len(data)))
         except OSError as error:
             raise translate(error, f"cannot read {self._path}") from error
         written = _already_written(end, data)

@@ -33,6 +33,8 @@ from picosnitch_exporter.state.health import Health
 
 QUEUED_COMMITS: Final = 2
 """Beyond the one that is being written. Windows stay open, and rows merge, while they are full."""
+PARCEL_ROWS: Final = 1_000
+"""For another log, at once: 9 MB of conn.log where all have the longest paths."""
 PRUNE_SECONDS: Final = 60.0
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LAST_RETRY_SECONDS: Final = 5.0
@@ -102,6 +104,11 @@ class LogWriter:
         self._keeps_rows = settings.sqlite.enabled
         self._hiding = Hiding.of(settings)
         self._connections = TextFile(storage / "conn.log") if settings.text.enabled else None
+        self._encoders: dict[Target, Callable[[Commit], bytes]] = {
+            target: courier.encode for target, courier in self._couriers.items()
+        }
+        if self._connections is not None:
+            self._encoders[Target.TEXT] = lambda commit: csv_lines(commit.rows)
         self._executables = TextFile(storage / "exe.log")
         self._errors = ErrorLog(storage / "error.log")
         self._events: queue.SimpleQueue[Commit | _Arrival | None] = queue.SimpleQueue()
@@ -204,7 +211,7 @@ class LogWriter:
 
     def _write(self, commit: Commit) -> None:
         shown = replace(commit, rows=self._hiding.apply(commit.rows))
-        parcels = tuple(self._parcels(shown))
+        parcels = _Parcels(commit=shown, encoders=self._encoders)
         retry_seconds = _FIRST_RETRY_SECONDS
         while True:
             try:
@@ -226,15 +233,6 @@ class LogWriter:
         if new and self._discovered is not None:
             self._discovered(new)
 
-    def _parcels(self, commit: Commit) -> Iterator[Parcel]:
-        if not commit.rows:
-            return
-        if self._connections is not None:
-            body = csv_lines(commit.rows)
-            yield Parcel(target=Target.TEXT, rows=len(commit.rows), body=body)
-        for target, courier in self._couriers.items():
-            yield Parcel(target=target, rows=len(commit.rows), body=courier.encode(commit))
-
     def _deliver_text(self) -> None:
         """Appends what waits for conn.log; what can't be written now waits for the next time."""
         if self._connections is None:
@@ -242,14 +240,16 @@ class LogWriter:
         try:
             while (batch := self._database.first_waiting(Target.TEXT)) is not None:
                 if batch.key != self._written_text:
-                    write = self._connections.append
                     if self._written_text is None:
                         # The process before this one may have been killed while it wrote this.
-                        write = self._connections.finish
-                    write(batch.body)
+                        before = self._database.text_end()
+                        self._connections.finish(batch.body, before=before)
+                    else:
+                        self._connections.append(batch.body)
                     self._written_text = batch.key
                     self._health.count(catalog.LOG_ROWS_WRITTEN, (Target.TEXT,), batch.rows)
-                self._database.arrived(Target.TEXT, batch.key)
+                end = self._connections.end()
+                self._database.arrived(Target.TEXT, batch.key, text_end=end)
         except StorageError as error:
             self._note_error(Target.TEXT, error)
         self._show_waiting()
@@ -371,6 +371,25 @@ def _courier_of(settings: LogSettings, health: Health) -> Courier | None:
     from picosnitch_exporter.log.server import ServerCourier
 
     return ServerCourier(settings.server, health=health)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parcels:
+    """What a commit has for other logs, encoded anew each time it is gone through.
+
+    In parcels of some rows, in order: what all of them take is never in memory at once, and a log
+    that is full for some has room for the others.
+    """
+
+    commit: Commit
+    encoders: dict[Target, Callable[[Commit], bytes]]
+
+    def __iter__(self) -> Iterator[Parcel]:
+        rows = self.commit.rows
+        for target, encode in self.encoders.items():
+            for begin in range(0, len(rows), PARCEL_ROWS):
+                some = replace(self.commit, rows=rows[begin : begin + PARCEL_ROWS])
+                yield Parcel(target=target, rows=len(some.rows), body=encode(some))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
