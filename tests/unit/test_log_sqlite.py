@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from picosnitch_exporter.errors import StorageBusyError, StorageError, StorageFullError
@@ -33,6 +33,7 @@ from picosnitch_exporter.model import (
 from tests.log_samples import (
     CURL,
     NOTHING,
+    SHELL,
     commit,
     known_executable,
     known_file,
@@ -196,6 +197,58 @@ def test_totals_start_anew_when_the_machine_was_booted(opened: Callable[..., Dat
     assert persisted.totals == ()
     assert persisted.files == (known_file(),)
     assert not after.is_same_boot
+
+
+@given(paths=st.sets(st.binary(min_size=1, max_size=12), max_size=4), escaped=st.booleans())
+@example(paths={b"/opt/caf\xe9", b"/opt/caf\\xe9", b"/opt/caf\\x5cxe9"}, escaped=False)
+@example(paths={b"\\x41", b"\\x00", b"\\x5c", b"\\\xe9"}, escaped=False)
+@settings(deadline=None, max_examples=50)
+def test_paths_are_the_very_same_when_loaded(
+    tmp_path_factory: pytest.TempPathFactory,
+    paths: set[bytes],
+    *,
+    escaped: bool,
+) -> None:
+    names = {os.fsdecode(path.replace(b"\0", b"\\x" if escaped else b"")) for path in paths}
+    programs = [replace(CURL, exe=name, name=name) for name in sorted(names)]
+    executables = tuple(
+        replace(
+            known_executable(first_seen=NOW, last_seen=NOW),
+            executable=Executable(sha256=CURL.sha256, exe=program.exe),
+            name=program.name,
+            parent=Executable(sha256=SHELL.sha256, exe=program.exe),
+        )
+        for program in programs
+    )
+    totals = tuple(total(n, program=program) for n, program in enumerate(programs, 1))
+    path = tmp_path_factory.mktemp("paths") / "snitch.db"
+    for _start in range(3):
+        database = Database(path, boot_id="b", clock=lambda: NOW)
+        database.load()
+        new = database.commit(replace(NOTHING, totals=totals, executables=executables))
+        loaded = database.load()
+        database.close()
+        assert set(totals) == set(loaded.totals)
+        assert set(executables) == set(loaded.executables)
+    assert new == ()
+
+
+def test_total_is_kept_once_when_its_path_was_stored_otherwise_before(
+    opened: Callable[..., Database],
+    path: Path,
+) -> None:
+    # Earlier versions left a path as it is where it reads like an escape.
+    saved = total(5, program=replace(CURL, exe=r"/opt/\x41"))
+    database = opened()
+    database.load()
+    database.commit(replace(NOTHING, totals=(total(5, program=replace(CURL, exe="/before")),)))
+    database.close()
+    with shell(path) as connection:
+        connection.execute(r"UPDATE executables SET exe = '/opt/\x41'")
+    database = opened()
+    assert database.load().totals == (saved,)
+    database.commit(replace(NOTHING, totals=(replace(saved, value=7),)))
+    assert database.load().totals == (replace(saved, value=7),)
 
 
 def test_totals_are_replaced_when_committed_again(opened: Callable[..., Database]) -> None:
@@ -368,7 +421,7 @@ def test_undecodable_bytes_are_readable_when_stored(
 ) -> None:
     exe = b"/tmp/\xff\xc3\xa9\x00x".decode("utf-8", "surrogateescape")
     opened().commit(commit(row(program=replace(CURL, exe=exe))))
-    assert query(path, "SELECT exe FROM connection_log") == [("/tmp/\\xffé x",)]  # noqa: S108
+    assert query(path, "SELECT exe FROM connection_log") == [("/tmp/\\xffé\\x00x",)]  # noqa: S108
 
 
 def test_files_are_private_when_made(opened: Callable[..., Database], path: Path) -> None:

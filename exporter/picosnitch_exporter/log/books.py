@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
+from picosnitch_exporter.catalog import label_value
 from picosnitch_exporter.log import verdicts
 from picosnitch_exporter.log.dictionary import Dictionary
-from picosnitch_exporter.log.schema import MAX_INTEGER, storable
+from picosnitch_exporter.log.schema import MAX_INTEGER, exact, storable
 from picosnitch_exporter.model import (
     HOST,
     OTHER,
@@ -86,7 +87,7 @@ def save(
     return new
 
 
-def load(connection: sqlite3.Connection) -> Persisted:
+def load(connection: sqlite3.Connection, dictionary: Dictionary) -> Persisted:
     """What was saved, the latest of it where it is much.
 
     Raises
@@ -96,6 +97,7 @@ def load(connection: sqlite3.Connection) -> Persisted:
     """
     state = load_state(connection)
     shared = _Shared()
+    _move_inexact(connection, dictionary)
     return Persisted(
         totals=tuple(_load_totals(connection, shared)),
         executables=tuple(shared.bounded(_load_executables(connection, shared))),
@@ -103,7 +105,7 @@ def load(connection: sqlite3.Connection) -> Persisted:
         journal_segment=_count(int(state.get("journal_segment", "0"))),
         ring_instance=_count(int(state.get("ring_instance", "0"))),
         ring_position=_count(int(state.get("ring_position", "0"))),
-        verdicts=tuple(shared.bounded(verdicts.load(connection, shared.word)))[::-1],
+        verdicts=tuple(shared.bounded(verdicts.load(connection, shared.word, shared.path)))[::-1],
     )
 
 
@@ -211,6 +213,9 @@ class _Shared:
             self._size_bytes += sys.getsizeof(text)
         return found
 
+    def path(self, text: str) -> str:
+        return self.word(exact(text))
+
     def bounded(self, loaded: Iterable[_Loaded]) -> Iterator[_Loaded]:
         """The first of what is loaded, until its texts take `MAX_LOADED_BYTES`."""
         bound_bytes = self._size_bytes + MAX_LOADED_BYTES
@@ -222,8 +227,8 @@ class _Shared:
     def executable(self, sha256: str, exe: str) -> Executable:
         found = self._executables.get((sha256, exe))
         if found is None:
-            found = Executable(sha256=Sha256(self.word(sha256)), exe=self.word(exe))
-            self._executables[found.sha256, found.exe] = found
+            found = Executable(sha256=Sha256(self.word(sha256)), exe=self.path(exe))
+            self._executables[found.sha256, exe] = found
         return found
 
     def workload(self, namespace: str, pod: str, container: str) -> Workload:
@@ -232,6 +237,25 @@ class _Shared:
             found = Workload(namespace=namespace, pod=pod, container=container)
             self._workloads[namespace, pod, container] = found
         return found
+
+
+def _move_inexact(connection: sqlite3.Connection, dictionary: Dictionary) -> None:
+    """Moves totals of a text that is no longer what is made of its path to the one that is.
+
+    It was for paths with a backslash before what reads like a byte. Left where they are, they would
+    be loaded beside those that go on from them.
+    """
+    for number, sha256, exe in connection.execute(
+        "SELECT id, sha256, exe FROM executables WHERE instr(exe, '\\x')"
+        " AND id IN (SELECT executable_id FROM totals)",
+    ).fetchall():
+        path = exact(exe)
+        if label_value(path) != exe:
+            moved = dictionary.executable(Executable(sha256=Sha256(sha256), exe=path))
+            connection.execute(
+                "UPDATE OR REPLACE totals SET executable_id = ? WHERE executable_id = ?",
+                (moved, number),
+            )
 
 
 def _load_totals(connection: sqlite3.Connection, shared: _Shared) -> Iterable[CounterTotal]:
@@ -286,7 +310,7 @@ def _save_executables(
             (
                 dictionary.executable(known.executable),
                 *_workload_values(known.workload),
-                storable(known.name),
+                label_value(known.name),
                 dictionary.executable(known.parent),
                 min(known.size_bytes, MAX_INTEGER),
                 known.first_seen_seconds,
@@ -310,7 +334,7 @@ def _load_executables(connection: sqlite3.Connection, shared: _Shared) -> Iterab
         yield KnownExecutable(
             executable=shared.executable(row[0], row[1]),
             workload=shared.workload(row[2], row[3], row[4]),
-            name=shared.word(row[5]),
+            name=shared.path(row[5]),
             parent=shared.executable(row[6], row[7]),
             size_bytes=int(row[8]),
             first_seen_seconds=float(row[9]),

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from picosnitch_exporter.catalog import label_value
 from picosnitch_exporter.log.schema import (
     ADDRESSES,
     DICTIONARIES,
@@ -129,7 +130,7 @@ class Dictionary:
         return self._domains[domain]
 
     def _find_executable(self, executable: Executable) -> int:
-        return self._id(EXECUTABLES, (executable.sha256, storable(executable.exe)))
+        return self._id(EXECUTABLES, (executable.sha256, label_value(executable.exe)))
 
     def _find_program(self, program: Program) -> tuple[int, int]:
         """Its id, and that of its executable."""

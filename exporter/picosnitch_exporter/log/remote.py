@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeVar
 
+from picosnitch_exporter.catalog import label_value
 from picosnitch_exporter.errors import StorageError
 from picosnitch_exporter.log.dictionary import WORD_CHARACTERS
 from picosnitch_exporter.log.schema import (
@@ -217,7 +218,10 @@ class RemoteLog:
         }
         executables = self._resolve(
             EXECUTABLES,
-            {each: (str(each[0]), self._text(each[1])) for each in set(programs.values())},
+            {
+                each: (str(each[0]), self._text(label_value(each[1])))
+                for each in set(programs.values())
+            },
         )
         return self._resolve(
             PROGRAMS,

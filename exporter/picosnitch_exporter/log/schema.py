@@ -11,6 +11,7 @@ are the few type names below.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -21,6 +22,9 @@ BUCKET_SECONDS = 600
 MAX_INTEGER = (1 << 63) - 1
 DIRECTIONS = ("", "outbound", "inbound")
 """By the number in the column `direction`."""
+_ESCAPED = re.compile(r"\\x(5c(?=x[0-9a-f]{2})|00|[89a-f][0-9a-f])")
+_NOT_ASCII = 0x80
+_UNDECODED = 0xDC00
 
 
 class Kind(Enum):
@@ -169,6 +173,17 @@ def digest_of(values: tuple[str | int, ...]) -> bytes:
     # Each value ends with a character that storable() leaves in none.
     text = "".join(f"{value}\0" for value in values)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def exact(text: str) -> str:
+    """The path of which `label_value` has made `text`."""
+    return _ESCAPED.sub(_unescaped, text)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    byte = int(match.group(1), 16)
+    # PEP 383, as os.fsdecode() has a byte that is not UTF-8.
+    return chr(byte if byte < _NOT_ASCII else _UNDECODED + byte)
 
 
 def storable(text: str) -> str:

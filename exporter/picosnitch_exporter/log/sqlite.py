@@ -210,12 +210,13 @@ class Database:
     def _load(self) -> Persisted:
         try:
             with self._transaction() as connection:
+                self._dictionary.begin(int(self._clock() // DAY_SECONDS))
                 self.is_same_boot = books.begin_boot(connection, self._boot_id)
                 books.forget_stale(
                     connection,
                     totals_before=self._clock() - self._stale_after_seconds,
                 )
-                return books.load(connection)
+                return books.load(connection, self._dictionary)
         except (ValueError, TypeError) as error:
             raise damaged(error, self._path) from error
 

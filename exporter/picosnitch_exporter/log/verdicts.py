@@ -57,8 +57,12 @@ def add(
     connection.executemany(_ADD, _values(dictionary, verdicts))
 
 
-def load(connection: sqlite3.Connection, word: Callable[[str], str]) -> Iterator[KnownVerdict]:
-    """The verdicts, latest first; `word` makes one object of equal texts.
+def load(
+    connection: sqlite3.Connection,
+    word: Callable[[str], str],
+    path: Callable[[str], str],
+) -> Iterator[KnownVerdict]:
+    """The verdicts, latest first; `word` and `path` make one object of equal texts.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def load(connection: sqlite3.Connection, word: Callable[[str], str]) -> Iterator
     for row in rows:
         yield KnownVerdict(
             sha256=Sha256(word(row[0])),
-            exe=word(row[1]),
+            exe=path(row[1]),
             result=VirusTotalResult(
                 verdict=Verdict(row[2]),
                 malicious=int(row[3]),
