@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TextIO
 
+from picosnitch_exporter.catalog import label_value
 from picosnitch_exporter.errors import UsageError
 from picosnitch_exporter.log.reader import BYTES, GROUPS, SUMS, LogReader, Result
 from picosnitch_exporter.log.schema import MAX_INTEGER, storable
@@ -159,7 +160,7 @@ def _selection(arguments: argparse.Namespace, now: float) -> Selection:
     return Selection(
         since=since,
         until=until,
-        executable=storable(arguments.exe),
+        executable=label_value(arguments.exe),
         sha256=arguments.sha256,
         domain=storable(arguments.domain),
         address=arguments.address,
