@@ -35,7 +35,8 @@ int count_state(struct bpf_raw_tracepoint_args *ctx)
 	int old_state = ctx->args[1], new_state = ctx->args[2];
 	struct socket_state *state;
 
-	if (old_state != TCP_CLOSE && old_state != TCP_SYN_SENT)
+	if (old_state != TCP_CLOSE && old_state != TCP_SYN_SENT &&
+	    (old_state != TCP_SYN_RECV || new_state != TCP_ESTABLISHED))
 		return 0;
 	if (!is_active() || is_subflow(sk))
 		return 0;
@@ -46,6 +47,10 @@ int count_state(struct bpf_raw_tracepoint_args *ctx)
 	}
 	state = find_socket(sk);
 	if (!state)
+		return 0;
+	/* A child of a listener; but two sockets that connect to each other at the same moment, or one to itself, come
+	 * by SYN_RECV as well. */
+	if (old_state == TCP_SYN_RECV && state->direction != DIRECTION_OUTBOUND)
 		return 0;
 	if (new_state == TCP_ESTABLISHED) {
 		if (state->protocol == IPPROTO_TCP)
