@@ -112,7 +112,7 @@ static __always_inline bool is_owner(const struct socket_state *state, struct ta
 	return !state->owner_tgid && state->claimed == mark_of(task);
 }
 
-/* Makes the process the owner. Only whoever may_claim(), or turns `provisional` to 0, may. */
+/* Makes the process the owner. Only whoever may_claim(), and take_over(), may. */
 static __always_inline void write_owner(struct socket_state *state, struct task_struct *task)
 {
 	struct process_key key = {};
@@ -132,6 +132,23 @@ static __always_inline void write_owner(struct socket_state *state, struct task_
 	state->owner_exec_id = key.exec_id;
 	asm volatile("" ::: "memory");
 	state->owner_tgid = key.tgid;
+}
+
+/* Until somebody uses it, an accepted socket is its listener's owner's. True for the first one, whose it is from then
+ * on; a drain that looks meanwhile finds OWNER_CHANGES, not a half of each. */
+static __always_inline bool take_over(struct socket_state *state, struct task_struct *task)
+{
+	__u32 before;
+
+	if (!state->provisional)
+		return false;
+	before = __sync_lock_test_and_set(&state->provisional, OWNER_CHANGES);
+	if (before == OWNER_CHANGES)
+		return false;
+	if (before)
+		write_owner(state, task);
+	__sync_lock_test_and_set(&state->provisional, 0);
+	return before;
 }
 
 /* A socket that was open before anybody looked counts from here on. */

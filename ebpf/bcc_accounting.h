@@ -234,8 +234,16 @@ static __always_inline void change_peer(struct sock *sk, struct socket_state *st
 /* The first one that uses an accepted socket is its owner. */
 static __always_inline void settle_owner(struct socket_state *state)
 {
-	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0))
+	u64 before;
+
+	if (!state->provisional)
+		return;
+	before = __sync_lock_test_and_set(&state->provisional, OWNER_CHANGES);
+	if (before == OWNER_CHANGES)
+		return;
+	if (before)
 		write_owner(state, get_task());
+	__sync_lock_test_and_set(&state->provisional, 0);
 }
 
 /* Datagrams: a connection is the first one with a peer. SCTP's associations, which are established in softirq: the first

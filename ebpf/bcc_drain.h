@@ -33,7 +33,7 @@ static __always_inline bool drain_socket(u64 *key, struct drain_block *block)
 {
 	struct socket_state *state = sockets.lookup(key);
 	struct flow_record *record;
-	u64 cookie;
+	u64 cookie, provisional;
 
 	if (!state)
 		return false;
@@ -43,12 +43,14 @@ static __always_inline bool drain_socket(u64 *key, struct drain_block *block)
 		return false;
 	if (state->protocol == IPPROTO_MPTCP && !state->remote_port)
 		read_tuple((struct sock *)*key, state);
-	if (state->provisional && state->provisional <= 3) {
+	provisional = state->provisional;
+	if ((provisional && provisional <= 3) || provisional == OWNER_CHANGES) {
 		/* It has two drains to find its user. */
 		bool was_met = is_met(&state->waited_round, block);
 
-		if (!was_met)
-			state->provisional++;
+		if (!was_met && provisional <= 3)
+			__sync_val_compare_and_swap(&state->provisional, provisional,
+						    provisional + 1);
 		requeue_socket(key, state);
 		return was_met;
 	}
@@ -61,6 +63,12 @@ static __always_inline bool drain_socket(u64 *key, struct drain_block *block)
 	}
 	cookie = state->cookie;
 	fill_record(record, state, 0);
+	if (state->provisional != provisional) {
+		/* Its user has come at this moment. */
+		records.ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		requeue_socket(key, state);
+		return false;
+	}
 	take_counts(record, state);
 	if (state->cookie != cookie) {
 		/* Released meanwhile, and its place in the map given to another one, which counts it later. */

@@ -10,12 +10,21 @@
  * 100,000 of them for which there is no room would take all of a processor. */
 #define STOP 1
 
+/* An accepted socket has two drains to find its user. */
+static __always_inline bool has_waited(struct socket_state *state, __u32 provisional)
+{
+	if (provisional < 3)
+		__sync_val_compare_and_swap(&state->provisional, provisional, provisional + 1);
+	return provisional >= 3 && provisional != OWNER_CHANGES;
+}
+
 SEC("iter/bpf_sk_storage_map")
 int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 {
 	struct socket_state *state = context->value;
 	struct sock *sk = context->sk;
 	struct flow_record *record;
+	__u32 provisional;
 
 	if (!state || !sk)
 		return 0;
@@ -29,12 +38,11 @@ int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 	}
 	if (state->protocol == IPPROTO_MPTCP && !state->remote_port)
 		read_tuple(sk, state);
-	if (state->provisional) {
-		/* Not accept()ed yet: nobody's connection. Afterwards it has two drains to find its user. */
-		if (!sk->sk_socket || state->provisional++ < 3) {
-			raise(&control.sockets_dirty);
-			return 0;
-		}
+	provisional = state->provisional;
+	/* Not accept()ed yet: nobody's connection. */
+	if (provisional && (!sk->sk_socket || !has_waited(state, provisional))) {
+		raise(&control.sockets_dirty);
+		return 0;
 	}
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
@@ -44,6 +52,12 @@ int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 		return STOP;
 	}
 	fill_record(record, state, 0);
+	if (state->provisional != provisional) {
+		/* Its user has come at this moment. */
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		raise(&control.sockets_dirty);
+		return 0;
+	}
 	take_counts(record, state);
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	return 0;

@@ -205,9 +205,10 @@ int sock_release(struct bpf_sock *sk)
 		__sync_fetch_and_add(&state->connect_failures, 1);
 	if (!has_counts(state))
 		return 1;
-	if ((state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) ||
-	    may_claim(state, task)) {
-		/* Accepted and closed without a byte: whoever closes it is who had it. */
+	/* Accepted and closed without a byte: whoever closes it is who had it. */
+	if (take_over(state, task)) {
+		introduce();
+	} else if (may_claim(state, task)) {
 		write_owner(state, task);
 		introduce();
 	}

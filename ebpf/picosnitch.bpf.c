@@ -98,10 +98,8 @@ int BPF_PROG(tcp_rcv_space_adjust, struct sock *sk)
 		return 0;
 	/* Not owned by a task: a reader inside the kernel, in softirq, where current is whoever was interrupted. */
 	if (sk->sk_lock.owned) {
-		if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
-			write_owner(state, task);
+		if (take_over(state, task))
 			introduce();
-		}
 		if (!is_owner(state, task))
 			return count_elsewhere(sk, advance, false, 0, NULL);
 	}
@@ -128,10 +126,9 @@ static __always_inline void begin_child(struct sock *sk, struct socket_state *st
 
 /* TCP is here twice for each child: when it is made, and when it is established. With Fast Open it may be used in
  * between. */
-static __always_inline int accept_child(struct sock *sk, bool is_new, bool is_established)
+static __always_inline int accept_child(struct sock *sk, struct socket_state *state, bool is_new,
+					bool is_established)
 {
-	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-
 	if (!state) {
 		/* Where the listener has no storage the first user claims the child, but what is read from the start of
 		 * the connection on counts. */
@@ -212,15 +209,15 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old_state, int new_state)
 	if (!is_active() || is_subflow(sk))
 		return 0;
 	/* MPTCP clones its listener, and the clone is established at once. */
-	if (new_state == TCP_ESTABLISHED &&
-	    (old_state == TCP_SYN_RECV || old_state == TCP_LISTEN)) {
+	if ((new_state == TCP_ESTABLISHED && old_state == TCP_SYN_RECV) ||
+	    (old_state == TCP_LISTEN &&
+	     (new_state == TCP_SYN_RECV || new_state == TCP_ESTABLISHED))) {
 		state = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 		if (old_state == TCP_SYN_RECV && has_connected(state))
 			return finish_connect(sk, state);
-		return accept_child(sk, old_state == TCP_LISTEN, true);
+		return accept_child(sk, state, old_state == TCP_LISTEN,
+				    new_state == TCP_ESTABLISHED);
 	}
-	if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
-		return accept_child(sk, true, false);
 	if (new_state == TCP_ESTABLISHED && sk->sk_protocol == IPPROTO_SCTP)
 		return open_association(sk);
 	if (old_state == TCP_CLOSE && (new_state == TCP_SYN_SENT || new_state == TCP_LISTEN)) {

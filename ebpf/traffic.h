@@ -248,10 +248,8 @@ static __always_inline int count(struct sock *sk, int bytes, bool transmit,
 			return count_elsewhere(sk, bytes, transmit, !state, named);
 		}
 	}
-	if (state->provisional && __sync_lock_test_and_set(&state->provisional, 0)) {
-		write_owner(state, task);
+	if (take_over(state, task))
 		introduce();
-	}
 	if (is_datagram(protocol)) {
 		if (is_unconnected(sk)) {
 			if (count_datagram(sk, state, bytes, transmit, named))
