@@ -3,8 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from picosnitch_exporter.sensor.cgroups import Cgroups, NewCgroup, cgroup1_hierarchy
-from picosnitch_exporter.sensor.procfs import Procfs
+from picosnitch_exporter.sensor.cgroups import (
+    WALK_SECONDS,
+    Cgroups,
+    NewCgroup,
+    cgroup1_hierarchy,
+)
+from picosnitch_exporter.sensor.procfs import Mount, Procfs
 from picosnitch_exporter.stream import CgroupPath
 
 CGROUPS = """\
@@ -119,6 +124,25 @@ def test_path_is_told_as_bytes_when_it_is_not_utf8(host: Host) -> None:
     host.cgroups.walk()
 
     assert host.told(number) == [(0, number, b"/\xff")]
+
+
+def test_pause_begins_after_the_walk_when_that_takes_long(host: Host) -> None:
+    class Slow(Procfs):
+        walks = 0
+
+        def mounts(self, pid: int | str = "self") -> list[Mount]:
+            self.walks += 1
+            host.now += 2 * WALK_SECONDS
+            return super().mounts(pid)
+
+    procfs = Slow(host.procfs.root)
+    cgroups = Cgroups(procfs, take_new=host.take_new, clock=lambda: host.now)
+    for number in (1_000_001, 1_000_002):
+        assert list(cgroups.introduce(number, 0, tgid=1, start_ns=0)) == []
+    assert procfs.walks == 1
+    host.now += WALK_SECONDS
+    assert list(cgroups.introduce(1_000_003, 0, tgid=1, start_ns=0)) == []
+    assert procfs.walks == 2
 
 
 def test_cgroups_are_bounded_when_there_are_very_many(host: Host) -> None:

@@ -32,6 +32,12 @@ def test_tells_each_state_when_there_is_a_socket(systemd: socket.socket) -> None
     assert told == ["READY=1", "WATCHDOG=1", "STOPPING=1"]
 
 
+def test_start_is_extended_when_it_takes_long(systemd: socket.socket) -> None:
+    Supervisor(environment(systemd)).starting()
+
+    assert systemd.recv(256).decode().splitlines()[0] == "EXTEND_TIMEOUT_USEC=30000000"
+
+
 def test_finds_the_socket_when_its_name_is_abstract() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(b"")  # autobind: the kernel chooses an abstract name

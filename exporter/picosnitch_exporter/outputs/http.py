@@ -6,7 +6,6 @@ leave the client to find it closed. Above `MAX_CONNECTIONS` the oldest is evicte
 clients make room for new ones, not the other way round.
 """
 
-import errno
 import logging
 import selectors
 import socket
@@ -18,6 +17,7 @@ from picosnitch_exporter import catalog
 from picosnitch_exporter.model import Snapshot
 from picosnitch_exporter.outputs.connection import REQUEST_SECONDS, SOCKET_SECONDS, Connection
 from picosnitch_exporter.outputs.exchange import Exchange
+from picosnitch_exporter.outputs.listen import EXHAUSTED, PASSING
 from picosnitch_exporter.outputs.site import Site
 from picosnitch_exporter.outputs.web_watch import WebConfig
 from picosnitch_exporter.settings import WebSettings
@@ -27,25 +27,6 @@ MAX_CONNECTIONS = 64
 _CLOSE_SECONDS = 2.0
 _BACK_OFF_SECONDS = 0.1
 _REPORT_SECONDS = 60.0
-# accept(2): errors of the connection that was to be accepted, not of the listening socket.
-_PASSING = frozenset(
-    {
-        errno.EAGAIN,
-        errno.EINTR,
-        errno.ECONNABORTED,
-        errno.EPERM,
-        errno.EPROTO,
-        errno.ENETDOWN,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.ENONET,
-        errno.EHOSTUNREACH,
-        errno.EOPNOTSUPP,
-        errno.ENETUNREACH,
-        errno.ETIMEDOUT,
-    }
-)
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _log = logging.getLogger(__name__)
 
@@ -147,11 +128,11 @@ class WebServer:
         try:
             accepted, _address = listener.accept()
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in EXHAUSTED:
                 self._report("http_accept_exhausted error=%s", error)
                 self._make_room(self._max_connections // 2)
                 self._closing.wait(_BACK_OFF_SECONDS)
-            elif error.errno not in _PASSING:
+            elif error.errno not in PASSING:
                 raise
             return
         if self._make_room(self._max_connections - 1):

@@ -17,6 +17,26 @@ BACKLOG = 128
 _Resolved = tuple[str | int, ...] | tuple[int, bytes]
 """What bind takes; the second is getaddrinfo's where IPv6 is compiled out of Python."""
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""accept(2): there is no room for another connection now."""
+PASSING = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+    }
+)
+"""accept(2): of the connection that was to be accepted, not of the listening socket."""
 _ANY = ("", "::")
 # An address that a name resolves to may be of a family that is switched off here.
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)

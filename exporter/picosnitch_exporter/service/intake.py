@@ -135,6 +135,14 @@ class Intake:
     def settled(self) -> None:
         """Takes in what has been hashed, and journals it: the descriptors would be gone."""
         self._attributor.settled()
+        self._journal_hashed()
+
+    def tick(self) -> None:
+        """Has the attributor give up on what is too late, and journals as `settled` does."""
+        self._attributor.tick()
+        self._journal_hashed()
+
+    def _journal_hashed(self) -> None:
         for file in self._registry.take_hashed():
             self._append(file)
 

@@ -25,6 +25,7 @@ from picosnitch_exporter import catalog
 from picosnitch_exporter.log.rows import Hiding, Windows
 from picosnitch_exporter.logging_format import Event
 from picosnitch_exporter.model import Executable, Sha256, Snapshot
+from picosnitch_exporter.outputs.listen import EXHAUSTED, PASSING
 from picosnitch_exporter.service.live_view import Connections, Counts, connections, executables
 from picosnitch_exporter.state.health import Health
 
@@ -38,9 +39,6 @@ _ANSWER_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0
 _REFUSAL_SECONDS = 0.5
 _BACK_OFF_SECONDS = 0.1
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_PASSING = frozenset({errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
-"""accept(2): errors of the client that was to be accepted."""
 _SO_PEERGROUPS = 59
 _MAX_GROUPS = 256  # of a client: what Python's getsockopt takes
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -173,10 +171,10 @@ class LiveServer:
         try:
             client, _address = self._listener.accept()
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in EXHAUSTED:
                 self._health.count(catalog.TOP_CLIENTS_REFUSED, ("exhausted",))
                 self._closing.wait(_BACK_OFF_SECONDS)
-            elif error.errno not in _PASSING:
+            elif error.errno not in PASSING:
                 raise
             return
         self._admit(client)

@@ -278,8 +278,7 @@ class ExporterProcess:
     def _tick(self) -> None:
         now = time.monotonic()
         self._clocks.look(self._health)
-        self._attributor.tick()
-        self._intake.settled()  # and journals what that has found to be hashed
+        self._intake.tick()
         self._health.set(catalog.SERIES, (), self._store.series)
         self._health.set(catalog.EXECUTABLES_KNOWN, (), self._store.executables)
         self._health.set(catalog.HASH_QUEUE_LENGTH, (), self._hasher.pending)

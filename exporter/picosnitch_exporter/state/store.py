@@ -279,6 +279,7 @@ class Store:
             for metric in columns.metrics:
                 self._dropped[metric, series.labels] = columns
         entry.series = ()
+        entry.is_full = False
 
     def _restore_total(self, total: CounterTotal, stale: set[Subject]) -> None:
         columns = self._columns_of(total.metric)
