@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from picosnitch_exporter.log import books, verdicts
+from picosnitch_exporter.log import books, loading, verdicts
 from picosnitch_exporter.log.dictionary import Dictionary
 from picosnitch_exporter.log.facts import insert_rows
 from picosnitch_exporter.log.opening import (
@@ -216,7 +216,7 @@ class Database:
                     connection,
                     totals_before=self._clock() - self._stale_after_seconds,
                 )
-                return books.load(connection, self._dictionary)
+                return loading.load(connection, self._dictionary)
         except (ValueError, TypeError) as error:
             raise damaged(error, self._path) from error
 
