@@ -134,23 +134,6 @@ static __always_inline void write_owner(struct socket_state *state, struct task_
 	state->owner_tgid = key.tgid;
 }
 
-/* Until somebody uses it, an accepted socket is its listener's owner's. True for the first one, whose it is from then
- * on; a drain that looks meanwhile finds OWNER_CHANGES, not a half of each. */
-static __always_inline bool take_over(struct socket_state *state, struct task_struct *task)
-{
-	__u32 before;
-
-	if (!state->provisional)
-		return false;
-	before = __sync_lock_test_and_set(&state->provisional, OWNER_CHANGES);
-	if (before == OWNER_CHANGES)
-		return false;
-	if (before)
-		write_owner(state, task);
-	__sync_lock_test_and_set(&state->provisional, 0);
-	return before;
-}
-
 /* A socket that was open before anybody looked counts from here on. */
 static __always_inline void start_copied_seq(struct sock *sk, struct socket_state *state)
 {

@@ -16,6 +16,7 @@
 #include "reports.h"
 #include "bcc_lineage.h"
 #include "bcc_sockets.h"
+#include "provisional.h"
 #include "bcc_accounting.h"
 #include "bcc_connections.h"
 #include "bcc_calls.h"

@@ -231,21 +231,6 @@ static __always_inline void change_peer(struct sock *sk, struct socket_state *st
 	state->flags &= ~SOCKET_OPENED;
 }
 
-/* The first one that uses an accepted socket is its owner. */
-static __always_inline void settle_owner(struct socket_state *state)
-{
-	u64 before;
-
-	if (!state->provisional)
-		return;
-	before = __sync_lock_test_and_set(&state->provisional, OWNER_CHANGES);
-	if (before == OWNER_CHANGES)
-		return;
-	if (before)
-		write_owner(state, get_task());
-	__sync_lock_test_and_set(&state->provisional, 0);
-}
-
 /* Datagrams: a connection is the first one with a peer. SCTP's associations, which are established in softirq: the first
  * use of one that was not accepted. */
 static __always_inline void count_first(struct sock *sk, struct socket_state *state, bool transmit)
@@ -275,7 +260,7 @@ static __always_inline bool count(struct sock *sk, const struct call *call, long
 	if (!state) {
 		kind |= KIND_NEW_PAIR;
 	} else {
-		settle_owner(state);
+		take_over(state, get_task());
 		is_new = is_unknown_owner(state);
 		if (!is_datagram(state->protocol)) {
 			/* An MPTCP socket gets its addresses after it was established. */

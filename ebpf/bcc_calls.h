@@ -179,7 +179,7 @@ int count_tcp(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	/* Not owned by a task: a reader inside the kernel, in softirq, where current is whoever was interrupted. */
 	if (FETCH(sk->sk_lock.owned)) {
-		settle_owner(state);
+		take_over(state, get_task());
 		is_new = is_unknown_owner(state);
 		if (!is_owner(state, get_task())) {
 			fill_key(&key, sk);

@@ -159,7 +159,7 @@ int release(struct pt_regs *ctx)
 		return 0;
 	if (is_active() && has_counts(state)) {
 		/* Accepted and closed without a byte: whoever closes it is who had it. */
-		settle_owner(state);
+		take_over(state, get_task());
 		if (is_unknown_owner(state))
 			introduce();
 		if (state->protocol == IPPROTO_MPTCP && !state->remote_port)

@@ -44,15 +44,13 @@ static __always_inline bool drain_socket(u64 *key, struct drain_block *block)
 	if (state->protocol == IPPROTO_MPTCP && !state->remote_port)
 		read_tuple((struct sock *)*key, state);
 	provisional = state->provisional;
-	if ((provisional && provisional <= 3) || provisional == OWNER_CHANGES) {
-		/* It has two drains to find its user. */
+	if (provisional) {
 		bool was_met = is_met(&state->waited_round, block);
 
-		if (!was_met && provisional <= 3)
-			__sync_val_compare_and_swap(&state->provisional, provisional,
-						    provisional + 1);
-		requeue_socket(key, state);
-		return was_met;
+		if (was_met || !has_waited(state, provisional)) {
+			requeue_socket(key, state);
+			return was_met;
+		}
 	}
 	record = records.ringbuf_reserve(sizeof(struct flow_record));
 	if (!record) {
@@ -62,14 +60,11 @@ static __always_inline bool drain_socket(u64 *key, struct drain_block *block)
 		return true;
 	}
 	cookie = state->cookie;
-	fill_record(record, state, 0);
-	if (state->provisional != provisional) {
-		/* Its user has come at this moment. */
+	if (!report(record, state, provisional)) {
 		records.ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		requeue_socket(key, state);
 		return false;
 	}
-	take_counts(record, state);
 	if (state->cookie != cookie) {
 		/* Released meanwhile, and its place in the map given to another one, which counts it later. */
 		__sync_fetch_and_add(&state->transmit_bytes, record->transmit_bytes);

@@ -22,7 +22,7 @@ struct socket_state {
 	u64 connections;
 	u64 connect_failures;
 	u64 is_queued; /* in dirty_sockets */
-	u64 provisional; /* 0 used by its owner; else accepted, 1 + the drains it has waited; OWNER_CHANGES */
+	u64 provisional; /* 0 used by its owner; else provisional.h */
 	u64 waited_round; /* drain that has last made it wait */
 	struct process_key owner;
 	struct file_identity executable;

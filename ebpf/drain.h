@@ -10,14 +10,6 @@
  * 100,000 of them for which there is no room would take all of a processor. */
 #define STOP 1
 
-/* An accepted socket has two drains to find its user. */
-static __always_inline bool has_waited(struct socket_state *state, __u32 provisional)
-{
-	if (provisional < 3)
-		__sync_val_compare_and_swap(&state->provisional, provisional, provisional + 1);
-	return provisional >= 3 && provisional != OWNER_CHANGES;
-}
-
 SEC("iter/bpf_sk_storage_map")
 int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 {
@@ -51,14 +43,11 @@ int drain_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 		control.socket_entries--;
 		return STOP;
 	}
-	fill_record(record, state, 0);
-	if (state->provisional != provisional) {
-		/* Its user has come at this moment. */
+	if (!report(record, state, provisional)) {
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		raise(&control.sockets_dirty);
 		return 0;
 	}
-	take_counts(record, state);
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	return 0;
 }

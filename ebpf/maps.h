@@ -22,7 +22,7 @@ struct socket_state {
 	__u8 remote_address[16]; /* of the one peer that the counters are for */
 	__u32 owner_tgid; /* stays 0 until all the rest is written */
 	__u32 owner_exec_id;
-	__u32 provisional; /* 0 claimed by use; else accepted, 1 + the drains it has waited; OWNER_CHANGES */
+	__u32 provisional; /* 0 used by its owner; else provisional.h */
 	__u16 remote_port;
 	__u8 direction;
 	__u8 family;

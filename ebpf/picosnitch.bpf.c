@@ -23,6 +23,7 @@ char LICENSE[] SEC("license") = "GPL";
 #include "drift.h"
 #include "lineage.h"
 #include "accounting.h"
+#include "provisional.h"
 #include "drain.h"
 #include "dns.h"
 #include "hooks.h"

@@ -5,9 +5,6 @@
 #ifndef REPORTS_H
 #define REPORTS_H
 
-/* A socket's `provisional` while its owner is being replaced: nothing is reported then. */
-#define OWNER_CHANGES 0xffffffff
-
 static __always_inline void fill_record(struct flow_record *record,
 					const struct socket_state *state, __u16 flags)
 {
