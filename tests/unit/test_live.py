@@ -37,6 +37,7 @@ def running(
     health: Health | None = None,
 ) -> Iterator[None]:
     failures: list[BaseException] = []
+    asked = threading.Semaphore(0)
     listener = live.bind(folder, readers=None)
     assert listener is not None
     server = LiveServer(
@@ -49,13 +50,14 @@ def running(
         hiding=hiding,
         readers=None,
         health=health or Health(),
+        asked=asked.release,
         failed=failures.append,
     )
     server.start()
-    has_ended = threading.Event()
+    has_ended = False
 
     def main_loop() -> None:
-        while not has_ended.wait(0.01):
+        while asked.acquire() and not has_ended:
             server.answer(windows, 1.0)
 
     main = threading.Thread(target=main_loop)
@@ -63,7 +65,8 @@ def running(
     try:
         yield
     finally:
-        has_ended.set()
+        has_ended = True
+        asked.release()
         main.join()
         server.close()
     assert failures == []

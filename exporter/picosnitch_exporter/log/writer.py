@@ -38,7 +38,8 @@ PARCEL_ROWS: Final = 1_000
 PRUNE_SECONDS: Final = 60.0
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LAST_RETRY_SECONDS: Final = 5.0
-_WAIT_SECONDS: Final = 1.0
+_REST_SECONDS: Final = 1.0
+"""Without anything to write, until the database lets go of its pages."""
 _SAY_SECONDS: Final = 60.0
 _JOIN_SECONDS: Final = 0.5
 """For an attempt that is under way when the time to close is up: it is made again, or known."""
@@ -120,6 +121,7 @@ class LogWriter:
         self._say_again: dict[str, float] = {}
         self._closing = threading.Event()
         self._next_prune = 0.0
+        self._is_resting = False
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
@@ -188,7 +190,9 @@ class LogWriter:
             self._prune()
             if self._pause():
                 self._database.rest()
+                self._is_resting = True
             return True
+        self._is_resting = False
         if event is None:
             return False
         if isinstance(event, Commit):
@@ -361,7 +365,8 @@ class LogWriter:
         self._deliver_text()
 
     def _pause(self) -> float:
-        return min(max(self._next_prune - time.monotonic(), 0.0), _WAIT_SECONDS)
+        until_prune = max(self._next_prune - time.monotonic(), 0.0)
+        return until_prune if self._is_resting else min(until_prune, _REST_SECONDS)
 
 
 def _courier_of(settings: LogSettings, health: Health) -> Courier | None:

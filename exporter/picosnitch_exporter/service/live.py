@@ -101,7 +101,8 @@ def _remove_old(inside: int, address: str) -> None:
 class LiveServer:
     """Answers `top`, one thread for each of few clients; takes the socket over and closes it.
 
-    `failed` is called with what ended the accepting thread.
+    `asked` is called when there is something for `answer`, `failed` with what ended the accepting
+    thread.
     """
 
     def __init__(  # noqa: PLR0913  (what there is to show, and to whom)
@@ -113,6 +114,7 @@ class LiveServer:
         hiding: Hiding,
         readers: int | None,
         health: Health,
+        asked: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._listener = listener
@@ -121,6 +123,7 @@ class LiveServer:
         self._hiding = hiding
         self._readers = readers
         self._health = health
+        self._asked = asked
         self._failed = failed
         self._questions: queue.SimpleQueue[_Question] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -235,6 +238,7 @@ class LiveServer:
                 return {"error": "unknown request: is top of the same version as the exporter?"}
         question = _Question(executable=executable)
         self._questions.put(question)
+        self._asked()
         if not question.answered.wait(_ANSWER_SECONDS):
             return {"error": f"the exporter has not answered within {_ANSWER_SECONDS:.0f} s"}
         if executable is None:

@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 JOURNAL_FOLDER = "journal"
 """In the storage path."""
 _TICK_SECONDS = 0.25
+_IDLE_TICK_SECONDS = 1.0
+"""While nothing comes and nothing is awaited: to wake is most of what it takes then."""
 _STALE_SECONDS = 60.0
 _STOP_SECONDS = 2.0
 _OTLP_STOP_SECONDS = 1.0
@@ -90,7 +92,7 @@ class ExporterProcess:
         self._settings = settings
         end.settimeout(0)
         self._failure: BaseException | None = None
-        self._failed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._not_ready: str | None = "starting: no traffic is counted yet"
         self._health = Health()
         self._clocks = ClockWatch()
@@ -194,6 +196,7 @@ class ExporterProcess:
             hiding=Hiding.of(self._settings.log),
             readers=readers,
             health=self._health,
+            asked=self._wake,
             failed=self._note_failure,
         )
 
@@ -249,7 +252,7 @@ class ExporterProcess:
         poll = select.poll()
         conversation = self._conversation
         frames = conversation.fileno()
-        for descriptor in (frames, self._hasher.fileno(), self._failed):
+        for descriptor in (frames, self._hasher.fileno(), self._woken):
             poll.register(descriptor, select.POLLIN)
         self._next_commit = time.monotonic() + self._settings.log.write_limit_seconds
         next_tick = time.monotonic()
@@ -263,9 +266,19 @@ class ExporterProcess:
                 conversation.work()
             if self._hasher.fileno() in ready:
                 self._intake.settled()
+            if self._woken in ready:
+                os.eventfd_read(self._woken)
+                next_tick = 0.0
+            elif ready:
+                next_tick = min(next_tick, time.monotonic() + _TICK_SECONDS)
             if time.monotonic() >= next_tick:
                 self._tick()
-                next_tick = time.monotonic() + _TICK_SECONDS
+                next_tick = self._next_tick(time.monotonic())
+
+    def _next_tick(self, now: float) -> float:
+        if self._attributor.held or self._hasher.pending:
+            return now + _TICK_SECONDS
+        return max(now + _TICK_SECONDS, min(now + _IDLE_TICK_SECONDS, self._next_commit))
 
     def _announce(self) -> None:
         self._not_ready = None
@@ -329,7 +342,11 @@ class ExporterProcess:
     def _note_failure(self, error: BaseException) -> None:
         """Called by any thread that can't go on: the process ends."""
         self._failure = self._failure or error
-        os.eventfd_write(self._failed, 1)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Called by any thread for which the main one has something to do."""
+        os.eventfd_write(self._woken, 1)
 
     def _stop(self) -> None:
         """Commits what there is and ends the threads."""
