@@ -342,3 +342,21 @@ def test_main_thread_is_told_when_the_writer_cannot_go_on(tmp_path: Path) -> Non
         writer.submit(commit(row(), segment=9))
         wait_for(lambda: bench.failures != [])
     assert isinstance(bench.failures[0], KeyError)
+
+
+def test_database_rests_once_each_time_there_is_nothing_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("picosnitch_exporter.log.writer._REST_SECONDS", 0.01)
+    monkeypatch.setattr(Database, "rest", lambda _database: rests.append(time.monotonic()))
+
+    def await_rests(number: int) -> None:
+        wait_for(lambda: len(rests) >= number)
+        time.sleep(0.1)
+        assert len(rests) == number
+
+    with Bench(tmp_path).writer() as writer:
+        await_rests(1)
+        writer.submit(commit(row()))
+        await_rests(2)

@@ -62,6 +62,11 @@ class Checks:
         self._next_scan = 0.0
 
     @property
+    def are_on(self) -> bool:
+        """Whether there is anything to ask or to tell."""
+        return self._inquirer is not None or self._notifier is not None
+
+    @property
     def keeper(self) -> "HeldFiles | None":
         """Who keeps descriptors of what may have to be uploaded."""
         return self._inquirer.held if self._inquirer is not None else None
@@ -93,7 +98,7 @@ class Checks:
             self._notifier.discovered(executables)
 
     def tick(self) -> None:
-        """Takes in answers, asks and tells; to be called some times a second."""
+        """Takes in answers, asks and tells; to be called each second while they are on."""
         now = time.monotonic()
         if self._inquirer is not None:
             self._take_answers(self._inquirer, now)

@@ -46,7 +46,8 @@ _log = logging.getLogger(__name__)
 JOURNAL_FOLDER = "journal"
 """In the storage path."""
 _TICK_SECONDS = 0.25
-_IDLE_TICK_SECONDS = 1.0
+_CHECKS_TICK_SECONDS = 1.0
+_IDLE_TICK_SECONDS = 5.0
 """While nothing comes and nothing is awaited: to wake is most of what it takes then."""
 _STALE_SECONDS = 60.0
 _STOP_SECONDS = 2.0
@@ -255,13 +256,16 @@ class ExporterProcess:
         for descriptor in (frames, self._hasher.fileno(), self._woken):
             poll.register(descriptor, select.POLLIN)
         self._next_commit = time.monotonic() + self._settings.log.write_limit_seconds
-        next_tick = time.monotonic()
+        next_tick = earliest_tick = time.monotonic()
         while not conversation.is_stopping and self._failure is None:
             pause = 0.0 if conversation.has_work else max(0.0, next_tick - time.monotonic())
             ready = {fd for fd, _event in poll.poll(pause * 1000)}
+            self._clocks.look(self._health)
             if frames in ready and not conversation.receive():
                 conversation.finish()
                 return
+            if ready or conversation.has_work:
+                next_tick = earliest_tick
             if conversation.has_work:
                 conversation.work()
             if self._hasher.fileno() in ready:
@@ -269,16 +273,17 @@ class ExporterProcess:
             if self._woken in ready:
                 os.eventfd_read(self._woken)
                 next_tick = 0.0
-            elif ready:
-                next_tick = min(next_tick, time.monotonic() + _TICK_SECONDS)
             if time.monotonic() >= next_tick:
                 self._tick()
-                next_tick = self._next_tick(time.monotonic())
+                earliest_tick = time.monotonic() + _TICK_SECONDS
+                next_tick = max(earliest_tick, self._latest_tick())
 
-    def _next_tick(self, now: float) -> float:
+    def _latest_tick(self) -> float:
+        """By when it has to be looked what is due, if nothing comes before."""
         if self._attributor.held or self._hasher.pending:
-            return now + _TICK_SECONDS
-        return max(now + _TICK_SECONDS, min(now + _IDLE_TICK_SECONDS, self._next_commit))
+            return 0.0
+        idle_seconds = _CHECKS_TICK_SECONDS if self._checks.are_on else _IDLE_TICK_SECONDS
+        return min(time.monotonic() + idle_seconds, self._next_commit)
 
     def _announce(self) -> None:
         self._not_ready = None
@@ -290,7 +295,6 @@ class ExporterProcess:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._clocks.look(self._health)
         self._intake.tick()
         self._health.set(catalog.SERIES, (), self._store.series)
         self._health.set(catalog.EXECUTABLES_KNOWN, (), self._store.executables)
