@@ -5,14 +5,15 @@ import hashlib
 import os
 import signal
 import subprocess
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from tests.kernel.exporter import Exporter, poll
-from tests.kernel.generator import Generator, Program
+from tests.kernel.generator import Generator, Program, Running
 from tests.kernel.network import run
 from tests.kernel.oneshot import sent, shoot, sink
 
@@ -332,6 +333,41 @@ def test_hash_is_known_when_a_filesystem_gets_the_device_number_of_one_that_has_
             exporter.await_accounts({vanishes.sha256: sent(5)})
         finally:
             run("umount", str(mounted))
+    assert len(devices) < 3
+
+
+@contextmanager
+def mounted_elsewhere(folder: Path) -> Iterator[list[str]]:
+    """A tmpfs on the folder that only another mount namespace has: what to enter that with."""
+    mount = f"mount -t tmpfs none {folder} && echo mounted && exec sleep 1000"
+    command = ["unshare", "--mount", "--propagation=private", "sh", "-c", mount]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"mounted\n"
+            yield ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt"]
+        finally:
+            holder.kill()
+
+
+def test_hash_is_known_when_a_foreign_filesystem_gets_the_number_of_one_that_has_gone(
+    exporter: Exporter, shared_generator: Generator, tmp_path: Path
+) -> None:
+    """Its mounts are not to be seen from here, so what tells of the other one is that it runs."""
+    devices = set()
+    for _ in range(3):
+        stays, vanishes = shared_generator.copy("stays"), shared_generator.copy("vanishes")
+        with mounted_elsewhere(tmp_path) as enter, sink(shared_generator) as port:
+            devices.add(run(*enter, "stat", "--format=%d", str(tmp_path)))
+            run(*enter, "cp", str(stays.path), str(vanishes.path), str(tmp_path))
+            there = [*enter, str(tmp_path / stays.path.name), "udp-client"]
+            with Running([*there, f"port={port}", "bytes=10", "size=10", "hold=1"]) as running:
+                running.done()
+                exporter.await_accounts({stays.sha256: sent(10)})
+            there = [*enter, str(tmp_path / vanishes.path.name), "oneshot"]
+            with Running([*there, f"port={port}", "bytes=5", "unlink=1"]) as running:
+                running.done()
+            exporter.await_accounts({vanishes.sha256: sent(5)})
     assert len(devices) < 3
 
 

@@ -97,6 +97,37 @@ def test_only_the_wanted_one_is_marked_when_a_process_has_many(proc: Path) -> No
     assert [path[-4:] for path in marked] == [b"/m20"]
 
 
+def test_foreign_one_is_marked_anew_when_something_runs_there_without_an_event(proc: Path) -> None:
+    marked: list[bytes] = []
+
+    def mark(path: bytes) -> bool:
+        marked.append(path)
+        return True
+
+    filesystems = Filesystems(procfs=Procfs(proc), mark=mark)
+    filesystems.watch()
+    add_process(proc, 8, line(100, 100, "/old", "tmpfs"))
+    add_process(proc, 9, line(101, 100, "/new", "tmpfs"), line(102, 101, "/other", "tmpfs"))
+    for pid in (8, 9):
+        filesystems.look_for(kernel_device(0, 100), pid)
+        filesystems.look_for(kernel_device(0, 1), pid)
+    assert [path.rpartition(b"/")[2] for path in marked] == [b"", b"old", b"new"]
+
+
+def test_foreign_one_counts_as_not_marked_when_nobody_is_left_to_find_it_by(proc: Path) -> None:
+    filesystems = Filesystems(procfs=Procfs(proc), mark=lambda _path: True)
+    filesystems.watch()
+    devices = WatchedDevices(room=10)
+    filesystems.tell_programs(devices)  # type: ignore[arg-type]
+    own = set(devices.devices)
+    add_process(proc, 8, line(100, 100, "/old", "tmpfs"))
+    filesystems.look_for(kernel_device(0, 100), 8)
+    assert len(devices.devices - own) == 1
+    filesystems.look_for(kernel_device(0, 100), 9)
+    assert devices.devices == own
+    assert filesystems.type_of(kernel_device(0, 100)) is None
+
+
 def test_mount_is_found_when_only_a_process_that_has_ended_saw_it(proc: Path) -> None:
     add_process(proc, 8, line(500, 40, "/sub", "btrfs"))
     (proc / "8/ns").mkdir()

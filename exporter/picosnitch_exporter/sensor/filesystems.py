@@ -69,10 +69,17 @@ class Filesystems:
         self._watch_mounts("self", done=set())
 
     def look_for(self, device: int, pid: int) -> None:
-        """Marks what a process sees, if it runs something from a device that isn't marked."""
-        if device in self._types:
+        """Marks the device that a process runs something from without an event.
+
+        What is mounted in other mount namespaces comes and goes unseen: where it was marked another
+        filesystem may have got its number.
+        """
+        if device in self._own_devices and device in self._types:
             return
-        if time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
+        if device in self._types:
+            self._forget(device)
+            self._watch_mounts(pid, only=device)
+        elif time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
             self.watch()
         else:
             self._watch_mounts(pid, only=device)
