@@ -39,6 +39,13 @@ def test_mounts_are_read_when_fields_are_optional_escaped_or_broken() -> None:
     ]
 
 
+def test_mount_is_found_by_its_number_alone(proc: Procfs) -> None:
+    mounts = proc.mounts(7)
+    assert [mount.mount_id for mount in mounts] == [22, 30, 31]
+    assert [proc.mount(7, mount.mount_id) for mount in mounts] == mounts
+    assert [proc.mount(*each) for each in ((7, 2), (7, 3), (7, 1), (7, 0), (8, 22))] == [None] * 5
+
+
 @pytest.mark.parametrize("name", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\\"])
 def test_mount_is_one_line_when_its_point_has_what_ends_lines_elsewhere(
     proc: Procfs, name: str

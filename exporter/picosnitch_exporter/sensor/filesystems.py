@@ -87,9 +87,9 @@ class Filesystems:
     def mount_of(self, mount_id: int, pid: int) -> Mount | None:
         """The mount of this number: one of ours, of a process, or of others seen lately."""
         for each in ("self", pid):
-            for mount in self._procfs.mounts(each):
-                if mount.mount_id == mount_id:
-                    return mount
+            mount = self._procfs.mount(each, mount_id)
+            if mount is not None:
+                return mount
         if mount_id not in self._mounts and time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
             self.watch()
         return self._mounts.get(mount_id)

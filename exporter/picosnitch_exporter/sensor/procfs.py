@@ -117,11 +117,19 @@ class Procfs:
 
     def mounts(self, pid: int | str = "self") -> list[Mount]:
         """The mounts that a process sees; none if it has vanished."""
+        return parse_mountinfo(self._mountinfo(pid))
+
+    def mount(self, pid: int | str, mount_id: int) -> Mount | None:
+        """The one of this number among them; a host of many containers has thousands."""
+        _before, start, rest = (b"\n" + self._mountinfo(pid)).partition(b"\n%d " % mount_id)
+        line = start + rest.partition(b"\n")[0]
+        return next(iter(parse_mountinfo(line.lstrip())), None)
+
+    def _mountinfo(self, pid: int | str) -> bytes:
         try:
-            text = (self.root / str(pid) / "mountinfo").read_bytes()
+            return (self.root / str(pid) / "mountinfo").read_bytes()
         except OSError:
-            return []
-        return parse_mountinfo(text)
+            return b""
 
     def boot_id(self) -> str:
         """Different after each boot of the machine."""
