@@ -103,9 +103,12 @@ static __always_inline bool may_claim(struct socket_state *state, struct task_st
 	return !__sync_val_compare_and_swap(&state->claimed, 0, mark_of(task));
 }
 
-/* Also while another thread of the process is about to write that it is. */
+/* Also while another thread of the process is about to write that it is. Not while one takes the socket over: what is
+ * counted by then may be reported as the owner's before. */
 static __always_inline bool is_owner(const struct socket_state *state, struct task_struct *task)
 {
+	if (state->provisional == OWNER_CHANGES)
+		return false;
 	if (state->owner_tgid == (__u32)task->tgid &&
 	    state->owner_exec_id == (__u32)task->self_exec_id)
 		return true;

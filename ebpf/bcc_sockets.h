@@ -167,9 +167,10 @@ static __always_inline void write_owner(struct socket_state *state, struct task_
 	state->flags = is_kernel_thread(task) ? FLOW_KERNEL : 0;
 }
 
+/* Not while a thread takes it over: what is counted by then may be reported as the owner's before. */
 static __always_inline bool is_owner(const struct socket_state *state, struct task_struct *task)
 {
-	return state->owner.tgid == (u32)FETCH(task->tgid) &&
+	return state->provisional != OWNER_CHANGES && state->owner.tgid == (u32)FETCH(task->tgid) &&
 	       state->owner.exec_id == FETCH(task->self_exec_id);
 }
 

@@ -14,20 +14,36 @@
 /* Read after whatever stands in front of it. */
 #define PROVISIONAL_NOW(state) __sync_fetch_and_add(&(state)->provisional, 0)
 
+/* Each plan has its own. */
+static __always_inline void write_owner(struct socket_state *state, struct task_struct *task);
+
+/* True for the one that has to write the owner. */
+static __always_inline bool begin_change(struct socket_state *state)
+{
+	__u32 before = state->provisional;
+
+	/* Drains meanwhile change it twice at the most. */
+	for (int i = 0; i < PROVISIONAL_MAX; i++) {
+		__u32 found;
+
+		if (!before || before == OWNER_CHANGES)
+			return false;
+		found = __sync_val_compare_and_swap(&state->provisional, before, OWNER_CHANGES);
+		if (found == before)
+			return true;
+		before = found;
+	}
+	return false;
+}
+
 /* True for whom it is from then on. */
 static __always_inline bool take_over(struct socket_state *state, struct task_struct *task)
 {
-	__u32 before;
-
-	if (!state->provisional)
+	if (!begin_change(state))
 		return false;
-	before = __sync_lock_test_and_set(&state->provisional, OWNER_CHANGES);
-	if (before == OWNER_CHANGES)
-		return false;
-	if (before)
-		write_owner(state, task);
+	write_owner(state, task);
 	__sync_lock_test_and_set(&state->provisional, 0);
-	return before;
+	return true;
 }
 
 /* For drains. */
@@ -35,7 +51,8 @@ static __always_inline bool has_waited(struct socket_state *state, __u32 provisi
 {
 	if (provisional < PROVISIONAL_MAX)
 		__sync_val_compare_and_swap(&state->provisional, provisional, provisional + 1);
-	return provisional == PROVISIONAL_MAX;
+	/* An earlier build's drains went on counting. */
+	return provisional >= PROVISIONAL_MAX && provisional != OWNER_CHANGES;
 }
 
 /* Fills a record, whose counts stay where they are if it returns false: the owner changed at this moment. */
