@@ -1,5 +1,6 @@
 """Which filesystems are marked, where others have mounted whatever they like."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def line(number: int, device: int, point: str, filesystem: str) -> str:
 def add_process(proc: Path, pid: int, *lines: str) -> None:
     (proc / str(pid)).mkdir()
     (proc / str(pid) / "mountinfo").write_text("".join(lines))
+
+
+def add_namespace(proc: Path, pid: int, *lines: str) -> None:
+    """A process with mounts of its own."""
+    add_process(proc, pid, *lines)
+    (proc / str(pid) / "ns").mkdir()
+    (proc / str(pid) / "ns/mnt").symlink_to(f"mnt:[{pid}]")
 
 
 def test_others_are_watched_when_the_kernels_map_is_full(
@@ -114,24 +122,30 @@ def test_foreign_one_is_marked_anew_when_something_runs_there_without_an_event(p
     assert [path.rpartition(b"/")[2] for path in marked] == [b"", b"old", b"new"]
 
 
-def test_foreign_one_counts_as_not_marked_when_nobody_is_left_to_find_it_by(proc: Path) -> None:
+def test_foreign_one_is_forgotten_only_when_no_mount_namespace_has_it(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filesystems = Filesystems(procfs=Procfs(proc), mark=lambda _path: True)
-    filesystems.watch()
     devices = WatchedDevices(room=10)
     filesystems.tell_programs(devices)  # type: ignore[arg-type]
-    own = set(devices.devices)
-    add_process(proc, 8, line(100, 100, "/old", "tmpfs"))
-    filesystems.look_for(kernel_device(0, 100), 8)
-    assert len(devices.devices - own) == 1
-    filesystems.look_for(kernel_device(0, 100), 9)
-    assert devices.devices == own
-    assert filesystems.type_of(kernel_device(0, 100)) is None
+    add_namespace(proc, 8, line(100, 100, "/stays", "tmpfs"))
+    add_namespace(proc, 9, line(101, 101, "/goes", "tmpfs"))
+    filesystems.watch()
+    assert len(devices.devices) == 3
+    shutil.rmtree(proc / "9")
+    for device in (100, 101):
+        # Of a process that has ended: nothing is to be seen by it, and it was just looked.
+        filesystems.look_for(kernel_device(0, device), 7777)
+    assert len(devices.devices) == 3
+    monkeypatch.setattr("picosnitch_exporter.sensor.filesystems._RESCAN_SECONDS", 0.0)
+    filesystems.look_for(kernel_device(0, 100), 7777)
+    assert filesystems.type_of(kernel_device(0, 100)) == "tmpfs"
+    assert filesystems.type_of(kernel_device(0, 101)) is None
+    assert len(devices.devices) == 2
 
 
 def test_mount_is_found_when_only_a_process_that_has_ended_saw_it(proc: Path) -> None:
-    add_process(proc, 8, line(500, 40, "/sub", "btrfs"))
-    (proc / "8/ns").mkdir()
-    (proc / "8/ns/mnt").symlink_to("mnt:[1]")
+    add_namespace(proc, 8, line(500, 40, "/sub", "btrfs"))
     filesystems = Filesystems(procfs=Procfs(proc), mark=lambda _path: True)
     filesystems.watch()
     found = filesystems.mount_of(500, 9)

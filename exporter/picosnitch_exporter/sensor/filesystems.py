@@ -51,11 +51,18 @@ class Filesystems:
         self._mark = mark
 
     def watch(self) -> None:
-        """Marks each one that any mount namespace shows and that isn't marked yet."""
+        """Marks each one that any mount namespace shows.
+
+        Also those that are marked: what others mount comes and goes unseen, and numbers are used
+        again.
+        """
         self._scanned_at = time.monotonic()
         self.watch_own_mounts()
+        done = self._own_devices & self._types.keys()
         for pid in self._procfs.mount_namespaces().values():
-            self._watch_mounts(pid)
+            self._watch_mounts(pid, done=done)
+        for device in self._types.keys() - done:
+            self._forget(device)
 
     def watch_own_mounts(self) -> None:
         """Marks what is mounted in this mount namespace; to be called when that has changed.
@@ -71,18 +78,19 @@ class Filesystems:
     def look_for(self, device: int, pid: int) -> None:
         """Marks the device that a process runs something from without an event.
 
-        What is mounted in other mount namespaces comes and goes unseen: where it was marked another
-        filesystem may have got its number.
+        Where it is marked already, by others' mounts, another one may have got its number.
         """
         if device in self._own_devices and device in self._types:
             return
+        done: set[int] = set()
         if device in self._types:
-            self._forget(device)
-            self._watch_mounts(pid, only=device)
-        elif time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
+            self._watch_mounts(pid, done=done, only=device)
+        if device in done:
+            return
+        if time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
             self.watch()
-        else:
-            self._watch_mounts(pid, only=device)
+        elif device not in self._types:
+            self._watch_mounts(pid, done=done, only=device)
 
     def mount_of(self, mount_id: int, pid: int) -> Mount | None:
         """The mount of this number: one of ours, of a process, or of others seen lately."""
@@ -100,11 +108,8 @@ class Filesystems:
         for device in self._types:
             self._note_watched(device)
 
-    def _watch_mounts(
-        self, pid: int | str, *, done: set[int] | None = None, only: int | None = None
-    ) -> None:
+    def _watch_mounts(self, pid: int | str, *, done: set[int], only: int | None = None) -> None:
         """Marks what a process sees, but for the devices that are done; they are added there."""
-        done = set(self._types) if done is None else done
         tries: Counter[int] = Counter()
         for mount in self._procfs.mounts(pid):
             if mount.filesystem in RENUMBERED:
