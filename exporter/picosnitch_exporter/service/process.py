@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 JOURNAL_FOLDER = "journal"
 """In the storage path."""
 _TICK_SECONDS = 0.25
+_ANSWER_SECONDS = 0.05
+"""Between two ticks that somebody has asked for: `top` may ask again and again."""
 _CHECKS_TICK_SECONDS = 1.0
 _IDLE_TICK_SECONDS = 5.0
 """While nothing comes and nothing is awaited: to wake is most of what it takes then."""
@@ -256,7 +258,7 @@ class ExporterProcess:
         for descriptor in (frames, self._hasher.fileno(), self._woken):
             poll.register(descriptor, select.POLLIN)
         self._next_commit = time.monotonic() + self._settings.log.write_limit_seconds
-        next_tick = earliest_tick = time.monotonic()
+        next_tick = last_tick = time.monotonic()
         while not conversation.is_stopping and self._failure is None:
             pause = 0.0 if conversation.has_work else max(0.0, next_tick - time.monotonic())
             ready = {fd for fd, _event in poll.poll(pause * 1000)}
@@ -265,25 +267,25 @@ class ExporterProcess:
                 conversation.finish()
                 return
             if ready or conversation.has_work:
-                next_tick = earliest_tick
+                next_tick = min(next_tick, last_tick + _TICK_SECONDS)
             if conversation.has_work:
                 conversation.work()
             if self._hasher.fileno() in ready:
                 self._intake.settled()
             if self._woken in ready:
                 os.eventfd_read(self._woken)
-                next_tick = 0.0
+                next_tick = min(next_tick, last_tick + _ANSWER_SECONDS)
             if time.monotonic() >= next_tick:
                 self._tick()
-                earliest_tick = time.monotonic() + _TICK_SECONDS
-                next_tick = max(earliest_tick, self._latest_tick())
+                last_tick = time.monotonic()
+                next_tick = max(last_tick + _TICK_SECONDS, self._latest_tick(last_tick))
 
-    def _latest_tick(self) -> float:
+    def _latest_tick(self, now: float) -> float:
         """By when it has to be looked what is due, if nothing comes before."""
         if self._attributor.held or self._hasher.pending:
-            return 0.0
+            return now
         idle_seconds = _CHECKS_TICK_SECONDS if self._checks.are_on else _IDLE_TICK_SECONDS
-        return min(time.monotonic() + idle_seconds, self._next_commit)
+        return min(now + idle_seconds, self._next_commit)
 
     def _announce(self) -> None:
         self._not_ready = None

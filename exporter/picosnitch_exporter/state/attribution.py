@@ -165,7 +165,9 @@ class Attributor:
         self._take_settled()
 
     def tick(self) -> None:
-        """Gives up on what has not come in time; to be called about twice a second.
+        """Gives up on what has not come in time; to be called some times a second.
+
+        Once in some seconds is enough while nothing is held.
 
         Raises
         ------
