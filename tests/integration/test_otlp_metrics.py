@@ -300,11 +300,12 @@ def test_grpc_tells_a_message_that_is_too_large_from_throttling() -> None:
     large = snapshot(
         transmit=column([(labels(executable(one, exe="/" * 9_000)), 1) for one in range(500)])
     )
-    with linked("grpc", OtlpSettings(timeout_seconds=1)) as link:
+    with linked("grpc") as link:
         (batch,) = MAPPING.batches(large, Limits(size_bytes=10**9))
         assert link.sender.send(batch.data).result is Result.TOO_LARGE
         assert link.receiver.got == []
 
+    with linked("grpc", OtlpSettings(timeout_seconds=1)) as link:
         link.receiver.answer(*[Reply(status="RESOURCE_EXHAUSTED")] * 4)
         assert link.send_small().result is Result.UNAVAILABLE
 
