@@ -27,6 +27,14 @@ class WatchedDevices:
         self.devices.discard(key)
 
 
+class Marked(list[bytes]):
+    """What was marked, which is whatever was asked for."""
+
+    def mark(self, path: bytes) -> bool:
+        self.append(path)
+        return True
+
+
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
     """This process is 7."""
@@ -55,13 +63,8 @@ def add_namespace(proc: Path, pid: int, *lines: str) -> None:
 def test_others_are_watched_when_the_kernels_map_is_full(
     proc: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    marked: list[bytes] = []
-
-    def mark(path: bytes) -> bool:
-        marked.append(path)
-        return True
-
-    filesystems = Filesystems(procfs=Procfs(proc), mark=mark)
+    marked = Marked()
+    filesystems = Filesystems(procfs=Procfs(proc), mark=marked.mark)
     devices = WatchedDevices(room=10)
     filesystems.tell_programs(devices)  # type: ignore[arg-type]
     add_process(proc, 8, *(line(100 + n, 100 + n, f"/m{n}", "tmpfs") for n in range(50)))
@@ -91,13 +94,8 @@ def test_a_refused_filesystem_is_tried_a_few_times_when_it_is_mounted_often(proc
 
 
 def test_only_the_wanted_one_is_marked_when_a_process_has_many(proc: Path) -> None:
-    marked: list[bytes] = []
-
-    def mark(path: bytes) -> bool:
-        marked.append(path)
-        return True
-
-    filesystems = Filesystems(procfs=Procfs(proc), mark=mark)
+    marked = Marked()
+    filesystems = Filesystems(procfs=Procfs(proc), mark=marked.mark)
     filesystems.watch()
     add_process(proc, 8, *(line(100 + n, 100 + n, f"/m{n}", "tmpfs") for n in range(50)))
     marked.clear()
@@ -106,13 +104,8 @@ def test_only_the_wanted_one_is_marked_when_a_process_has_many(proc: Path) -> No
 
 
 def test_foreign_one_is_marked_anew_when_something_runs_there_without_an_event(proc: Path) -> None:
-    marked: list[bytes] = []
-
-    def mark(path: bytes) -> bool:
-        marked.append(path)
-        return True
-
-    filesystems = Filesystems(procfs=Procfs(proc), mark=mark)
+    marked = Marked()
+    filesystems = Filesystems(procfs=Procfs(proc), mark=marked.mark)
     filesystems.watch()
     add_process(proc, 8, line(100, 100, "/old", "tmpfs"))
     add_process(proc, 9, line(101, 100, "/new", "tmpfs"), line(102, 101, "/other", "tmpfs"))

@@ -1,3 +1,4 @@
+import itertools
 from array import array
 from collections import Counter
 from dataclasses import replace
@@ -236,15 +237,18 @@ def test_traffic_is_counted_as_other_when_there_are_too_many_executables() -> No
 def test_sums_are_whole_when_one_executable_has_too_many_series() -> None:
     health = FakeHealth()
     target = store(5, health)
-    for scope in Scope:
-        for protocol in range(256):
-            for _ in range(2):
-                target.add_traffic(
-                    labels(protocol=str(protocol), scope=scope),
-                    transmit_bytes=1,
-                    receive_bytes=0,
-                    time_seconds=NOW,
-                )
+
+    def move_by_all() -> None:
+        for scope, protocol in itertools.product(Scope, range(256)):
+            target.add_traffic(
+                labels(protocol=str(protocol), scope=scope),
+                transmit_bytes=1,
+                receive_bytes=0,
+                time_seconds=NOW,
+            )
+
+    move_by_all()
+    move_by_all()
     shown = Counter[Executable]()
     counted = Counter[Executable]()
     for one, value in values("transmit_bytes", target.snapshot(NOW)).items():
@@ -255,6 +259,9 @@ def test_sums_are_whole_when_one_executable_has_too_many_series() -> None:
     assert health.total(catalog.SERIES_REFUSED) == 1
     move(target, 2, 7)
     assert values("transmit_bytes", target.snapshot(NOW))[labels(2)] == 7
+    target.restart_counters()
+    move_by_all()
+    assert health.total(catalog.SERIES_REFUSED) == 2
 
 
 def test_slot_is_free_when_its_executable_has_gone_stale() -> None:

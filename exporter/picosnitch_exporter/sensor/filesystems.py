@@ -83,14 +83,11 @@ class Filesystems:
         if device in self._own_devices and device in self._types:
             return
         done: set[int] = set()
-        if device in self._types:
+        is_scan_due = time.monotonic() - self._scanned_at > _RESCAN_SECONDS
+        if device in self._types or not is_scan_due:
             self._watch_mounts(pid, done=done, only=device)
-        if device in done:
-            return
-        if time.monotonic() - self._scanned_at > _RESCAN_SECONDS:
+        if is_scan_due and device not in done:
             self.watch()
-        elif device not in self._types:
-            self._watch_mounts(pid, done=done, only=device)
 
     def mount_of(self, mount_id: int, pid: int) -> Mount | None:
         """The mount of this number: one of ours, of a process, or of others seen lately."""
